@@ -1,0 +1,1 @@
+"""Benchmarks: one question per `bench_*.py`. How to write and read them: CONTRIBUTING.md."""

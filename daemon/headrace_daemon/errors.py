@@ -1,0 +1,91 @@
+"""Errors of the daemon, beside those it shares with the SDK (`headrace.errors`).
+
+    HeadraceError
+    ├── SettingsError              the configuration cannot be used
+    ├── SocketInUseError           another daemon serves the socket
+    ├── TrustError                 the client may not ask for this
+    └── SourceError                reading went wrong
+        ├── SourceMissingError     the source is not there, is empty, or cannot be listed
+        ├── ObjectMissingError     one object is not there (any more)
+        ├── ObjectChangedError     one object is not as it was listed
+        └── ObjectUnreadableError  the system refuses to read one object
+"""
+
+from __future__ import annotations
+
+from headrace import errors as shared
+from headrace.errors import HeadraceError
+from headrace.protocol import messages as m
+
+
+class SettingsError(HeadraceError):
+    """A key of the configuration is unknown, missing or has a value that is not allowed."""
+
+    code = "settings"
+
+
+class SocketInUseError(HeadraceError):
+    """A daemon already answers at the socket."""
+
+    code = "socket"
+
+
+class TrustError(HeadraceError):
+    """The client is not allowed to read this source."""
+
+    code = "trust"
+
+
+class SourceError(HeadraceError):
+    """A source or one of its objects cannot be read.
+
+    Attributes:
+        what: The source or object.
+    """
+
+    code = "source"
+
+    def __init__(self, what: str, message: str) -> None:
+        super().__init__(message)
+        self.what = what
+
+
+class SourceMissingError(SourceError):
+    """The source is not there, has no samples, or cannot be listed."""
+
+
+class ObjectMissingError(SourceError):
+    """An object of the manifest is not there any more."""
+
+
+class ObjectChangedError(SourceError):
+    """An object has another size than the manifest says."""
+
+
+class ObjectUnreadableError(SourceError):
+    """The system refuses to read an object of the manifest."""
+
+
+_FAULTS: dict[type[HeadraceError], str] = {
+    shared.PlanError: "client",
+    shared.TopologyError: "client",
+    TrustError: "client",
+    SourceError: "data",
+}
+
+
+def to_message(error: HeadraceError, *, scope: m.Scope, request: int = 0) -> m.Error:
+    """Return the message that tells a client about an error."""
+    if isinstance(error, shared.FeedError):
+        fault, retryable = error.fault, error.retryable
+    else:
+        faults = (word for kind, word in _FAULTS.items() if isinstance(error, kind))
+        fault, retryable = next(faults, "daemon"), False
+    return m.Error(
+        code=error.code,
+        message=str(error),
+        fault=fault,
+        retryable=retryable,
+        scope=scope,
+        request=request,
+    )

@@ -1,0 +1,173 @@
+"""A local folder as a source: its listing and its reader.
+
+Detects that a file is gone or has another size than when it was listed; a change that keeps the
+size goes unnoticed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
+from threading import Event
+from typing import Final
+
+from headrace.manifest import Manifest
+from headrace.sources import Objects
+
+from ..errors import (
+    ObjectChangedError,
+    ObjectMissingError,
+    ObjectUnreadableError,
+    SourceError,
+    SourceMissingError,
+)
+from .reader import ReadRequest
+
+_PROGRESS_EVERY: Final = 10_000
+
+
+def list_folder(source: Objects, progress: Callable[[int], None] = lambda found: None) -> Manifest:
+    """List a folder into a manifest; blocks, and may take long.
+
+    Regular files and links to them are samples, hidden ones too; links to folders are followed,
+    each folder once.
+
+    Args:
+        source: What to list.
+        progress: Called now and then with the number of files found so far.
+
+    Raises:
+        SourceMissingError: If the folder is missing, unreadable, or has no file that matches.
+    """
+    root = source.path
+    suffixes = tuple(os.fsencode(suffix) for suffix in source.suffix)
+    entries: list[tuple[bytes, int]] = []
+    try:
+        for name, size in _walk(os.fsencode(root), recursive=source.recursive):
+            if suffixes and not name.endswith(suffixes):
+                continue
+            try:
+                name.decode()
+            except UnicodeDecodeError:
+                raise SourceMissingError(
+                    root, f"file name {name!r} in {root} is not UTF-8: rename it"
+                ) from None
+            entries.append((name, size))
+            if len(entries) % _PROGRESS_EVERY == 0:
+                progress(len(entries))
+    except FileNotFoundError as error:
+        raise SourceMissingError(
+            root, f"folder {root} does not exist ({_path(error)} is missing): check the path"
+        ) from error
+    except NotADirectoryError as error:
+        raise SourceMissingError(root, f"{root} is not a folder: give the folder") from error
+    except OSError as error:
+        raise SourceMissingError(
+            root, f"folder {root} cannot be listed: {error.strerror} ({_path(error)})"
+        ) from error
+    if not entries:
+        wanted = f" whose name ends with {' or '.join(source.suffix)}" if suffixes else ""
+        deeper = "" if source.recursive else ", not looking into folders (recursive = false)"
+        raise SourceMissingError(
+            root, f"folder {root} has no file{wanted}{deeper}: a stream needs at least one sample"
+        )
+    entries.sort()
+    return Manifest.build(entries)
+
+
+def _path(error: OSError) -> str:
+    return os.fsdecode(error.filename) if error.filename else "?"
+
+
+def _walk(root: bytes, *, recursive: bool) -> Iterator[tuple[bytes, int]]:
+    """Yield (relative name, size) of the files below `root`, in no particular order."""
+    seen: set[tuple[int, int]] = set()
+    folders = [b""]
+    while folders:
+        folder = folders.pop()
+        here = os.path.join(root, folder) if folder else root
+        facts = os.stat(here)
+        if (facts.st_dev, facts.st_ino) in seen:
+            continue
+        seen.add((facts.st_dev, facts.st_ino))
+        with os.scandir(here) as listing:
+            for entry in listing:
+                name = folder + b"/" + entry.name if folder else entry.name
+                if entry.is_dir():
+                    if recursive:
+                        folders.append(name)
+                    continue
+                try:
+                    facts = entry.stat()
+                except FileNotFoundError:
+                    continue  # vanished while listing, or a link to nothing
+                if stat.S_ISREG(facts.st_mode):
+                    yield name, facts.st_size
+
+
+class LocalReader:
+    """Reads files of one folder with the threads of an executor."""
+
+    def __init__(self, root: str, executor: Executor) -> None:
+        self._root = root
+        self._executor = executor
+
+    async def read(self, requests: Sequence[ReadRequest]) -> None:
+        """Fill the targets of all requests (see `Reader.read`)."""
+        stop = Event()
+        work = asyncio.get_running_loop().run_in_executor(
+            self._executor, self._read_files, requests, stop
+        )
+        try:
+            await asyncio.shield(work)
+        except asyncio.CancelledError:
+            stop.set()
+            # A thread cannot be interrupted: the memory is ours again when it has returned.
+            while not work.done():
+                try:
+                    await asyncio.wait([work])
+                except asyncio.CancelledError:
+                    continue
+            raise
+
+    def _read_files(self, requests: Sequence[ReadRequest], stop: Event) -> None:
+        for request in requests:
+            if stop.is_set():
+                return
+            self._read_file(request)
+
+    def _read_file(self, request: ReadRequest) -> None:
+        path = f"{self._root}/{request.name}"
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            try:
+                size = os.fstat(descriptor).st_size
+                wanted = len(request.target)
+                done = 0
+                while size == wanted and done < wanted:
+                    got = os.readv(descriptor, [request.target[done:]])
+                    if not got:
+                        size = done  # truncated while it was read
+                    done += got
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise self._explain(path, error) from error
+        if size != wanted:
+            raise ObjectChangedError(
+                path,
+                f"file {path} has {size} bytes, the manifest says {wanted}: it was changed after "
+                "the listing; restore it, or list anew with 'headrace index --refresh'",
+            )
+
+    def _explain(self, path: str, error: OSError) -> SourceError:
+        if isinstance(error, FileNotFoundError | NotADirectoryError):
+            return ObjectMissingError(
+                path,
+                f"file {path} is in the manifest but not there any more: restore it, or list "
+                "anew with 'headrace index --refresh'",
+            )
+        return ObjectUnreadableError(path, f"file {path} cannot be read: {error.strerror}")

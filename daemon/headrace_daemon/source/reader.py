@@ -1,0 +1,31 @@
+"""The one seam through which bytes of samples enter the daemon."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+
+class ReadRequest(NamedTuple):
+    """A whole object and the memory it goes into."""
+
+    name: str
+    """Name in the manifest."""
+
+    target: memoryview
+    """Writable, exactly as long as the manifest says the object is."""
+
+
+class Reader(Protocol):
+    """Reads objects of one source."""
+
+    async def read(self, requests: Sequence[ReadRequest]) -> None:
+        """Fill the targets of all requests.
+
+        When the call is over, also by an error or a cancellation, nothing writes into a target
+        any more: the caller may hand the memory to somebody else.
+
+        Raises:
+            SourceError: Naming the object that is missing, changed or unreadable.
+        """
+        ...

@@ -1,0 +1,71 @@
+"""The state folder: manifests by digest, and which manifest a source has.
+
+Everything is written aside and renamed.  A pointer from a source to its manifest stays until the
+source is listed anew on request, so that files which come later change nothing in a run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from weakref import WeakValueDictionary
+
+import msgspec
+
+from headrace.manifest import Manifest
+from headrace.sources import Source
+
+
+class ManifestStore:
+    """Manifests in the state folder; methods block and may be called from any one thread a time.
+
+    Args:
+        root: The state folder; made when it is needed.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._manifests = root / "manifests"
+        self._sources = root / "sources"
+        # Loaded manifests that somebody still uses.
+        self._loaded: WeakValueDictionary[str, Manifest] = WeakValueDictionary()
+
+    def current(self, source: Source) -> Manifest | None:
+        """Return the manifest of a source as last listed, or None if it never was."""
+        try:
+            pointer = json.loads(self._pointer(source).read_text())
+            return self.load(pointer["manifest"])
+        except (FileNotFoundError, KeyError, TypeError, json.JSONDecodeError):
+            return None
+
+    def load(self, digest: str) -> Manifest:
+        """Return a manifest by its digest.
+
+        Raises:
+            FileNotFoundError: If it is not in the store.
+            ManifestMismatchError: If its files are damaged.
+        """
+        manifest = self._loaded.get(digest)
+        if manifest is None:
+            manifest = Manifest.load(self._manifests, digest)
+            self._loaded[digest] = manifest
+        return manifest
+
+    def keep(self, source: Source, manifest: Manifest) -> Manifest:
+        """Store a manifest as the current one of a source; return it as mapped from its files."""
+        manifest.save(self._manifests)
+        pointer = self._pointer(source)
+        pointer.parent.mkdir(parents=True, exist_ok=True)
+        content = {"source": msgspec.to_builtins(source), "manifest": manifest.digest}
+        with tempfile.NamedTemporaryFile(
+            "w", dir=pointer.parent, prefix=".writing-", delete=False
+        ) as aside:
+            aside.write(json.dumps(content, indent=1) + "\n")
+        os.replace(aside.name, pointer)  # noqa: PTH105 - aside.name is a string
+        return self.load(manifest.digest)
+
+    def _pointer(self, source: Source) -> Path:
+        identity = msgspec.json.encode(msgspec.structs.replace(source, uri=source.path))
+        return self._sources / f"{hashlib.sha256(identity).hexdigest()[:32]}.json"

@@ -1,0 +1,109 @@
+"""The error tree of the SDK and of the wire.
+
+    HeadraceError
+    ├── PlanError                    the plan cannot be built, or is not the one agreed on
+    │   ├── ManifestMismatchError    the data is not the data that the position was made for
+    │   └── CursorError              the position does not fit this plan, or cannot be read
+    ├── TopologyError                rank and world size are unusable or contradict each other
+    ├── ProtocolError
+    │   ├── LocalProtocolError       we broke the contract: a bug here
+    │   ├── RemoteProtocolError      the peer broke it
+    │   └── VersionMismatchError     no protocol version in common
+    ├── FeedError                    the daemon ended this feed; carries code, fault and cause
+    │   └── BudgetError              the daemon's memory cannot hold what the feed needs
+    └── DaemonUnavailableError       no daemon at that socket, or it went away for too long
+
+The daemon adds the family of source errors (``headrace_daemon.errors``).  An error says whose
+fault it is and whether a retry makes sense by its *class*; ``str(error)`` is one sentence with
+the thing, the value, the limit and the next step.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class HeadraceError(Exception):
+    """Base of everything that Headrace raises on purpose."""
+
+    code: ClassVar[str] = "internal"
+    """Stable word that stands for the class on the wire."""
+
+
+class PlanError(HeadraceError, ValueError):
+    """A plan, a source or a stream is described in a way that cannot be executed."""
+
+    code = "plan"
+
+
+class ManifestMismatchError(PlanError):
+    """Two peers, or a cursor and a source, do not talk about the same data."""
+
+    code = "manifest"
+
+
+class CursorError(PlanError):
+    """A cursor cannot be read, is newer than this program, or belongs to another plan."""
+
+    code = "cursor"
+
+
+class TopologyError(HeadraceError, ValueError):
+    """Rank and world size are out of range, or two sources of them disagree."""
+
+    code = "topology"
+
+
+class ProtocolError(HeadraceError):
+    """The conversation over the socket left the rules of ``sdk/PROTOCOL.md``."""
+
+    code = "protocol"
+
+
+class LocalProtocolError(ProtocolError):
+    """This side tried to break the protocol: a bug here."""
+
+
+class RemoteProtocolError(ProtocolError):
+    """The peer broke the protocol; the connection cannot be used any more."""
+
+
+class VersionMismatchError(ProtocolError):
+    """The peers have no protocol version in common: upgrade the older one."""
+
+    code = "version"
+
+
+class FeedError(HeadraceError):
+    """The daemon ended this feed.
+
+    Attributes:
+        code: Stable word for the cause (``"source"``, ``"budget"``, ``"trust"``, …).
+        fault: Whose fault it is: ``"client"``, ``"daemon"``, ``"data"`` or ``"source"``.
+        retryable: True when the same request may succeed later without any change.
+    """
+
+    code = "feed"
+
+    def __init__(
+        self, message: str, *, code: str = "feed", fault: str = "daemon", retryable: bool = False
+    ) -> None:
+        super().__init__(message)
+        self.code: str = code  # type: ignore[misc]  # an instance narrows the class's word
+        self.fault = fault
+        self.retryable = retryable
+
+
+class BudgetError(FeedError):
+    """The memory budget of the daemon cannot hold the slots that a feed needs."""
+
+    def __init__(
+        self, message: str, *, code: str = "budget", fault: str = "client", retryable: bool = True
+    ) -> None:
+        super().__init__(message, code=code, fault=fault, retryable=retryable)
+
+
+class DaemonUnavailableError(HeadraceError):
+    """No daemon answers at the socket, or it stayed away past the deadline."""
+
+    code = "unavailable"

@@ -1,0 +1,133 @@
+"""Orders: which sample stands at which place of an epoch.
+
+An order is a function of (length, seed, epoch, role, repeat) and a position.  It holds no list:
+memory is O(1) in the length and any position is reached in O(1), so that a resume is a number
+and 10^9 samples need no more than 10.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Indices = NDArray[np.uint64]
+
+
+class Order(Protocol):
+    """The order of the samples of each epoch."""
+
+    @property
+    def length(self) -> int:
+        """Entries of one epoch."""
+        ...
+
+    def at(self, epoch: int, positions: Indices) -> Indices:
+        """Return the sample indices at some positions of an epoch.
+
+        Args:
+            epoch: Epoch, >= 0.
+            positions: u64[m], each < length; left unchanged.
+
+        Returns:
+            u64[m], a new array.
+        """
+        ...
+
+
+class SequentialOrder:
+    """The order of the manifest, the same in each epoch."""
+
+    __slots__ = ("length",)
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+
+    def at(self, epoch: int, positions: Indices) -> Indices:
+        """Return a copy of the positions: entry i is sample i."""
+        return positions.copy()
+
+
+_ROUNDS: Final = 16
+"""Feistel rounds.  With 8 the 120 orders of 5 samples are visibly uneven over seeds (chi-square
+per degree of freedom 5.6), with 12 slightly (1.4), with 16 no more (1.0)."""
+
+_MIX_1: Final = np.uint64(0xFF51AFD7ED558CCD)
+_MIX_2: Final = np.uint64(0xC4CEB9FE1A85EC53)
+_MIX_SHIFT: Final = np.uint64(33)
+
+
+class KeyedOrder:
+    """A pseudo-random permutation that is computed, not stored: the default shuffle.
+
+    Format-preserving encryption of the position: a Feistel network over the smallest power of
+    two that holds the length, with cycle walking for results beyond it (J. Black and
+    P. Rogaway, "Ciphers with Arbitrary Finite Domains", CT-RSA 2002).  The network alternates
+    between a low half and a high half that may differ by one bit; its round function is the
+    64-bit finaliser of MurmurHash3 over the half XOR the round key.  Round keys are BLAKE2b
+    digests of a label, the seed, the epoch, the role of the stream and the repeat, each as a
+    big-endian u64; neither the length nor any digest of the data enters them.
+
+    The result is not for cryptography.  It is pinned by ``tests/golden/keyed.json``.
+    """
+
+    __slots__ = ("_bits", "_repeat", "_role", "_seed", "length")
+
+    def __init__(self, length: int, seed: int, *, role: int = 0, repeat: int = 0) -> None:
+        self.length = length
+        self._seed = seed
+        self._role = role
+        self._repeat = repeat
+        self._bits = max(1, (length - 1).bit_length())
+
+    def at(self, epoch: int, positions: Indices) -> Indices:
+        """Return the sample indices at some positions of an epoch (see `Order.at`)."""
+        keys = round_keys(self._seed, epoch, role=self._role, repeat=self._repeat)
+        limit = np.uint64(self.length)
+        result = _feistel(positions, self._bits, keys)
+        # Walking the cycle of a position below the limit must come back below the limit; at
+        # least half of the domain is below it, so the expected number of walks is under two.
+        outside = np.flatnonzero(result >= limit)
+        while outside.size:
+            walked = _feistel(result[outside], self._bits, keys)
+            result[outside] = walked
+            outside = outside[walked >= limit]
+        return result
+
+
+def round_keys(seed: int, epoch: int, *, role: int = 0, repeat: int = 0) -> Indices:
+    """Return the Feistel round keys of one epoch, u64[16]."""
+    context = b"headrace.order.v1" + b"".join(
+        number.to_bytes(8, "big") for number in (seed, epoch, role, repeat)
+    )
+    stream = b"".join(
+        hashlib.blake2b(context + block.to_bytes(8, "big")).digest()
+        for block in range(_ROUNDS * 8 // 64)
+    )
+    return np.frombuffer(stream, dtype=">u8").astype(np.uint64)
+
+
+def _feistel(values: Indices, bits: int, keys: Indices) -> Indices:
+    low_bits = np.uint64(bits - bits // 2)
+    low_mask = np.uint64((1 << int(low_bits)) - 1)
+    high_mask = np.uint64((1 << (bits // 2)) - 1)
+    low = values & low_mask
+    high = values >> low_bits
+    for number, key in enumerate(keys):
+        if number % 2:
+            low ^= _mix(high, key) & low_mask
+        else:
+            high ^= _mix(low, key) & high_mask
+    return (high << low_bits) | low
+
+
+def _mix(values: Indices, key: np.uint64) -> Indices:
+    mixed = values ^ key
+    mixed ^= mixed >> _MIX_SHIFT
+    mixed *= _MIX_1
+    mixed ^= mixed >> _MIX_SHIFT
+    mixed *= _MIX_2
+    mixed ^= mixed >> _MIX_SHIFT
+    return mixed

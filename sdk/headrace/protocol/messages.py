@@ -1,0 +1,298 @@
+"""The vocabulary of the conversation: one small immutable type per message.
+
+A control message is one msgpack map with its word under ``type``.  Unknown keys are ignored, so
+that a peer may learn new ones; unknown words are refused.  Streams and cursors travel as plain
+maps: what they mean is not the protocol's business, and a bad plan must not look like a broken
+conversation.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, Literal
+
+import msgspec
+
+VERSION: Final = 1
+"""The protocol version that this package speaks."""
+
+MISSING: Final = 2**64 - 1
+"""Length of a value that a sample does not have."""
+
+Scope = Literal["request", "feed", "connection"]
+
+
+class _Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", omit_defaults=True):
+    """Base of all messages."""
+
+
+# ---- client to daemon ------------------------------------------------------------------------
+
+
+class Hello(_Message, frozen=True, kw_only=True, tag="hello"):
+    """The first message of a client; its layout never changes."""
+
+    versions: tuple[int, ...]
+    """Protocol versions that the client speaks."""
+
+    agent: str = ""
+    """Program and version, for the log."""
+
+
+class Open(_Message, frozen=True, kw_only=True, tag="open"):
+    """Ask for a feed; answered by `Opened` or by an `Error` of scope ``feed``."""
+
+    stream: str | dict[str, Any] = ""
+    """Name of a configured stream (empty: the default one), or a stream as a map."""
+
+    rank: int = 0
+    world_size: int = 1
+
+    start: dict[str, Any] | None = None
+    """A cursor, or ``{"seek": {"epoch" | "update" | "sample": n}}``; None: the very beginning."""
+
+    first: int = 0
+    """Steps after `start` at which this part of the stream begins."""
+
+    stride: int = 1
+    """Distance in steps between the batches of this part; above 1 the feed is one epoch long."""
+
+    epochs: int | None = None
+    """Epochs to deliver, the one of `start` included; None: without end."""
+
+    prefetch: int = 4
+    """Batches that the daemon should hold ready beyond the first."""
+
+    credit: int = 0
+    """Batches that may be sent at once (a total, see `Credit`)."""
+
+    transport: Literal["inline"] = "inline"
+    """How payloads travel."""
+
+    token: str = ""
+    """Token of a feed of this process that lost its connection, to be taken up again."""
+
+
+class Credit(_Message, frozen=True, kw_only=True, tag="credit"):
+    """Allow more batches: the total granted since the feed was opened, never less than before."""
+
+    total: int
+
+
+class Release(_Message, frozen=True, kw_only=True, tag="release"):
+    """Give back the memory of batches that were sent.
+
+    Inline batches need none (their slot is free once its bytes are in the socket); it is
+    accepted for any batch that was sent.
+    """
+
+    seqs: tuple[int, ...]
+
+
+class Close(_Message, frozen=True, kw_only=True, tag="close"):
+    """End the feed; answered by `End` unless the feed has ended by itself meanwhile."""
+
+
+class Status(_Message, frozen=True, kw_only=True, tag="status"):
+    """Ask how the daemon is; answered by `Report`."""
+
+    request: int = 0
+
+
+class Lookup(_Message, frozen=True, kw_only=True, tag="lookup"):
+    """Ask about a stream without opening it; answered by `Entries`."""
+
+    request: int = 0
+    stream: str | dict[str, Any] = ""
+    rank: int = 0
+    world_size: int = 1
+    start: dict[str, Any] | None = None
+    """Position to resolve, as in `Open`."""
+
+    indices: tuple[int, ...] = ()
+    """Samples whose names and sizes are wanted."""
+
+
+class Read(_Message, frozen=True, kw_only=True, tag="read"):
+    """Ask for single samples; answered by a payload frame with a `Samples` header."""
+
+    request: int = 0
+    stream: str | dict[str, Any] = ""
+    indices: tuple[int, ...] = ()
+
+
+# ---- daemon to client ------------------------------------------------------------------------
+
+
+class Welcome(_Message, frozen=True, kw_only=True, tag="welcome"):
+    """The answer to `Hello`: the version that both speak from here on."""
+
+    version: int
+    agent: str = ""
+
+
+class Opened(_Message, frozen=True, kw_only=True, tag="opened"):
+    """The feed is open and its memory is reserved."""
+
+    token: str
+    """Secret that lets this process take the feed up again after a lost connection."""
+
+    stream: dict[str, Any]
+    """The stream in full, also where it was asked for by name."""
+
+    manifest: str
+    """Digest of the manifest."""
+
+    blocks: tuple[str, ...]
+    """Digests of 64 blocks of the manifest, to tell where two differ."""
+
+    length: int
+    """Samples in the manifest."""
+
+    plan: str
+    """Digest of the plan."""
+
+    cursor: dict[str, Any]
+    """Where the feed begins, before `first` is added."""
+
+    steps: int
+    """Steps of each rank in the epoch of that cursor, whatever its position."""
+
+    slot_bytes: int
+    """Size of one slot: the largest batch of the epoch."""
+
+    num_slots: int
+    """Slots that the feed aims for, two of them guaranteed."""
+
+    transport: str = "inline"
+
+
+class EpochEnd(_Message, frozen=True, kw_only=True, tag="epoch_end"):
+    """All batches of an epoch were sent."""
+
+    epoch: int
+    cursor: dict[str, Any]
+    """The start of the next epoch."""
+
+
+class End(_Message, frozen=True, kw_only=True, tag="end"):
+    """The feed is over and its memory is given back."""
+
+    reason: Literal["closed", "finished"]
+
+
+class Notice(_Message, frozen=True, kw_only=True, tag="notice"):
+    """Something worth knowing while the client waits; also a sign of life."""
+
+    kind: str
+    """``"listing"`` or ``"waiting"``; a client shows kinds it does not know as they are."""
+
+    text: str
+    done: int | None = None
+    total: int | None = None
+
+
+class Error(_Message, frozen=True, kw_only=True, tag="error"):
+    """A request, the feed, or the connection has failed."""
+
+    code: str
+    message: str
+    fault: str = "daemon"
+    """Whose fault it is: ``client``, ``daemon``, ``data`` or ``source``."""
+
+    retryable: bool = False
+    """Whether the same request may succeed later without any change."""
+
+    scope: Scope = "feed"
+    request: int = 0
+    """The request that failed, for scope ``request``."""
+
+
+class Report(_Message, frozen=True, kw_only=True, tag="report"):
+    """The answer to `Status`: numbers by name, as ``headrace status --json`` prints them."""
+
+    request: int = 0
+    report: dict[str, Any]
+
+
+class Entries(_Message, frozen=True, kw_only=True, tag="entries"):
+    """The answer to `Lookup`."""
+
+    request: int = 0
+    stream: dict[str, Any]
+    manifest: str
+    blocks: tuple[str, ...]
+    length: int
+    total_bytes: int
+    plan: str
+    cursor: dict[str, Any]
+    """The position that was asked for, in canonical form."""
+
+    steps: int
+    """Steps in the whole epoch of that position."""
+
+    remaining: int
+    """Steps from that position to the end of its epoch."""
+
+    names: tuple[str, ...] = ()
+    sizes: tuple[int, ...] = ()
+
+
+# ---- headers of payload frames ---------------------------------------------------------------
+
+
+class Batch(_Message, frozen=True, kw_only=True, tag="batch"):
+    """The header of a batch.  Columns are little-endian u64, field-major."""
+
+    seq: int
+    """0, 1, 2, … within the feed."""
+
+    epoch: int
+    step: int
+    global_step: int
+    stream: str = ""
+    role: str = "main"
+    n: int
+    """Samples."""
+
+    fields: tuple[str, ...]
+    ids: bytes
+    """u64[n], indices into the manifest."""
+
+    keys: tuple[str, ...] | None = None
+    """Names of the samples."""
+
+    off: bytes
+    """u64[F * n], where each value begins in the payload."""
+
+    lengths: bytes = msgspec.field(name="len")
+    """u64[F * n], bytes of each value; `MISSING` where a sample has none."""
+
+    flags: bytes
+    """u8[n], bits as in `headrace.plans.engine.Flag`."""
+
+    meta: dict[str, Any] = {}
+    cursor: dict[str, Any]
+    """Where the stream stands after this batch."""
+
+
+class Samples(_Message, frozen=True, kw_only=True, tag="samples"):
+    """The header of the answer to `Read`; columns as in `Batch`."""
+
+    request: int = 0
+    n: int
+    fields: tuple[str, ...]
+    keys: tuple[str, ...]
+    off: bytes
+    lengths: bytes = msgspec.field(name="len")
+
+
+ClientMessage = Hello | Open | Credit | Release | Close | Status | Lookup | Read
+DaemonMessage = Welcome | Opened | EpochEnd | End | Notice | Error | Report | Entries
+Header = Batch | Samples
+Message = ClientMessage | DaemonMessage
+
+
+def word(message: Message | Header) -> str:
+    """Return the word by which the transition table knows a message."""
+    tag = str(message.__struct_config__.tag)
+    return f"{tag}.{message.scope}" if isinstance(message, Error) else tag

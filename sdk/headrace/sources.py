@@ -1,0 +1,84 @@
+"""Sources and streams: where the samples are, and with which plan they are read.
+
+Both are frozen values that stand in a configuration, travel over the wire and are validated
+where they are made.  Nothing here does any I/O.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Literal
+from urllib.parse import unquote, urlsplit
+
+import msgspec
+
+from .errors import PlanError
+from .plans import Plan, Sequential, Shuffled
+
+
+class Objects(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="Objects"
+):
+    """One sample per object: the files of a folder, in the order of their names.
+
+    Names are relative to the folder, with ``/`` between components; the order is that of their
+    UTF-8 bytes.  The single field of a sample is ``data``.
+    """
+
+    uri: str
+    """A folder: a path, ``~/…``, or a ``file://`` URI."""
+
+    suffix: str | tuple[str, ...] = ()
+    """Take only names that end with this, or with one of these; all by default.  Case counts."""
+
+    recursive: bool = True
+    """Whether folders inside the folder are read too."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.uri, str | os.PathLike) or not str(self.uri):
+            raise PlanError(f"uri={self.uri!r} is no source: give a folder or a file:// URI")
+        uri = os.fspath(self.uri)
+        parts = urlsplit(uri)
+        if parts.scheme not in ("", "file") and "://" in uri:
+            raise PlanError(f"uri={uri!r} has scheme {parts.scheme!r}: supported is file://")
+        if parts.scheme == "file" and parts.netloc not in ("", "localhost"):
+            raise PlanError(f"uri={uri!r} names host {parts.netloc!r}: a file:// URI has no host")
+        suffixes = (self.suffix,) if isinstance(self.suffix, str) else tuple(self.suffix)
+        msgspec.structs.force_setattr(self, "uri", uri)
+        msgspec.structs.force_setattr(self, "suffix", suffixes)
+
+    @property
+    def path(self) -> str:
+        """The folder as an absolute path, not resolved through links."""
+        path = unquote(urlsplit(self.uri).path) if self.uri.startswith("file://") else self.uri
+        return os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111 - strings here
+
+
+Source = Objects
+"""All sources, told apart by ``type``."""
+
+
+class Stream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A source and the plan by which it is read."""
+
+    source: Source
+    """Where the samples are."""
+
+    plan: Plan
+    """In which order and in which batches they are read."""
+
+    on_bad: Literal["fail"] = "fail"
+    """What a sample that cannot be read does: ``"fail"`` ends the stream with an error."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.source, Objects):
+            raise PlanError(f"source={self.source!r} is no source: use Objects(uri)")
+        if not isinstance(self.plan, Sequential | Shuffled):
+            raise PlanError(f"plan={self.plan!r} is no plan: see headrace.plans")
+        if self.on_bad != "fail":
+            raise PlanError(f"on_bad={self.on_bad!r} is unknown: choose 'fail'")
+
+    def anchored(self) -> Stream:
+        """Return the stream with an absolute path, for a daemon that runs in another folder."""
+        source = msgspec.structs.replace(self.source, uri=self.source.path)
+        return msgspec.structs.replace(self, source=source)

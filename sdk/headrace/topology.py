@@ -1,0 +1,96 @@
+"""Which consumer of how many this process is.
+
+The plan is cut for all ranks together; a `Topology` picks one rank's share of each step.  It is
+resolved at the first pass over a dataset and not in its constructor, because process groups are
+often made later than datasets.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+
+import msgspec
+
+from .checks import check_integer
+from .errors import TopologyError
+
+
+class Topology(msgspec.Struct, frozen=True):
+    """Rank and number of data-parallel consumers.
+
+    Ranks that replicate data (tensor or pipeline parallel groups) pass the same data-parallel
+    rank and receive identical batches.
+    """
+
+    rank: int = 0
+    """Data-parallel rank of this consumer, ``0 <= rank < world_size``."""
+
+    world_size: int = 1
+    """Number of data-parallel consumers."""
+
+    def __post_init__(self) -> None:
+        check_integer("world_size", self.world_size, 1, 2**31, TopologyError)
+        check_integer("rank", self.rank, 0, self.world_size, TopologyError)
+
+
+def resolve(
+    explicit: Topology | None = None, environ: Mapping[str, str] | None = None
+) -> Topology:
+    """Return the topology of this process.
+
+    An explicit one wins.  Otherwise ``torch.distributed`` is asked if this process has
+    initialised it, then the variables ``RANK`` and ``WORLD_SIZE`` that torchrun sets; without
+    either, the process is alone.
+
+    Args:
+        explicit: What the caller passed, if anything.
+        environ: The environment to read; the process's own by default.
+
+    Raises:
+        TopologyError: If the variables are malformed, only one of them is set, or they
+            contradict torch.distributed.
+    """
+    if explicit is not None:
+        return explicit
+    from_env = _from_environ(os.environ if environ is None else environ)
+    from_group = _from_process_group()
+    if from_env is not None and from_group is not None and from_env != from_group:
+        raise TopologyError(
+            f"torch.distributed says rank {from_group.rank} of {from_group.world_size}, the "
+            f"environment says RANK={from_env.rank} WORLD_SIZE={from_env.world_size}: pass "
+            "topology=Topology(rank, world_size) to say which one counts"
+        )
+    return from_group or from_env or Topology()
+
+
+def _from_environ(environ: Mapping[str, str]) -> Topology | None:
+    texts = {name: environ[name] for name in ("RANK", "WORLD_SIZE") if environ.get(name)}
+    if not texts:
+        return None
+    if len(texts) == 1:
+        (name, text), = texts.items()
+        other = "WORLD_SIZE" if name == "RANK" else "RANK"
+        raise TopologyError(
+            f"the environment has {name}={text} but no {other}: set both (torchrun does), "
+            "unset both, or pass topology="
+        )
+    try:
+        rank, world_size = int(texts["RANK"]), int(texts["WORLD_SIZE"])
+    except ValueError:
+        raise TopologyError(
+            f"the environment has RANK={texts['RANK']!r} WORLD_SIZE={texts['WORLD_SIZE']!r}: "
+            "both must be integers"
+        ) from None
+    return Topology(rank, world_size)
+
+
+def _from_process_group() -> Topology | None:
+    # Only a process that has already imported torch.distributed can have initialised it.
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is None or not distributed.is_available():
+        return None
+    if not distributed.is_initialized():
+        return None
+    return Topology(distributed.get_rank(), distributed.get_world_size())
