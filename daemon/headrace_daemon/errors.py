@@ -1,14 +1,14 @@
 """Errors of the daemon, beside those it shares with the SDK (`headrace.errors`).
 
-    HeadraceError
-    ├── SettingsError              the configuration cannot be used
-    ├── SocketInUseError           another daemon serves the socket
-    ├── TrustError                 the client may not ask for this
-    └── SourceError                reading went wrong
-        ├── SourceMissingError     the source is not there, is empty, or cannot be listed
-        ├── ObjectMissingError     one object is not there (any more)
-        ├── ObjectChangedError     one object is not as it was listed
-        └── ObjectUnreadableError  the system refuses to read one object
+HeadraceError
+├── SettingsError              the configuration cannot be used
+├── SocketInUseError           another daemon serves the socket
+├── TrustError                 the client may not ask for this
+└── SourceError                reading went wrong
+    ├── SourceMissingError     the source is not there, is empty, or cannot be listed
+    ├── ObjectMissingError     one object is not there (any more)
+    ├── ObjectChangedError     one object is not as it was listed
+    └── ObjectUnreadableError  the system refuses to read one object
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@ they bring torch.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from . import errors, plans
 from .plans import Cursor
 from .sources import Objects, Stream
@@ -13,4 +15,33 @@ from .topology import Topology
 
 __version__ = "0.1.0"
 
-__all__ = ["Cursor", "Objects", "Stream", "Topology", "errors", "plans"]
+if TYPE_CHECKING:
+    from .batch import Batch
+    from .dataset import DaemonDataset
+
+__all__ = [
+    "Batch",
+    "Cursor",
+    "DaemonDataset",
+    "Objects",
+    "Stream",
+    "Topology",
+    "errors",
+    "plans",
+]
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - modules are typed by the imports above
+    if name == "DaemonDataset":
+        try:
+            from .dataset import DaemonDataset
+        except ModuleNotFoundError as error:
+            if error.name != "torch":
+                raise
+            raise ImportError("DaemonDataset needs torch: pip install 'headrace[torch]'") from error
+        return DaemonDataset
+    if name == "Batch":
+        from .batch import Batch
+
+        return Batch
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from .errors import HeadraceError
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .errors import HeadraceError
 
 
 def check_integer(

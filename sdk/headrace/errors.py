@@ -89,7 +89,8 @@ class FeedError(HeadraceError):
         self, message: str, *, code: str = "feed", fault: str = "daemon", retryable: bool = False
     ) -> None:
         super().__init__(message)
-        self.code: str = code  # type: ignore[misc]  # an instance narrows the class's word
+        # An instance may carry a more precise word than its class.
+        self.code = code  # type: ignore[misc]
         self.fault = fault
         self.retryable = retryable
 

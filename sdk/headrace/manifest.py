@@ -15,14 +15,17 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .errors import ManifestMismatchError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
 
 FORMAT: Final = 1
 NUM_BLOCKS: Final = 64
@@ -84,9 +87,7 @@ class Manifest:
         blob = self.names.data
         starts = self.offsets[indices].tolist()
         stops = self.offsets[indices + np.uint64(1)].tolist()
-        return [
-            str(blob[start:stop], "utf-8") for start, stop in zip(starts, stops, strict=True)
-        ]
+        return [str(blob[start:stop], "utf-8") for start, stop in zip(starts, stops, strict=True)]
 
     @property
     def total_bytes(self) -> int:
@@ -136,7 +137,7 @@ class Manifest:
             raise FileNotFoundError(os.fspath(folder))
         try:
             sizes, offsets, names = (
-                np.load(folder / f"{column}.npy", mmap_mode="r" , allow_pickle=False)
+                np.load(folder / f"{column}.npy", mmap_mode="r", allow_pickle=False)
                 for column in _COLUMNS
             )
             manifest = cls(sizes, offsets, names)

@@ -51,7 +51,7 @@ class Objects(
     def path(self) -> str:
         """The folder as an absolute path, not resolved through links."""
         path = unquote(urlsplit(self.uri).path) if self.uri.startswith("file://") else self.uri
-        return os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111 - strings here
+        return os.path.abspath(os.path.expanduser(path))
 
 
 Source = Objects

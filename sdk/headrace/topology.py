@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from .checks import check_integer
 from .errors import TopologyError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 class Topology(msgspec.Struct, frozen=True):
@@ -35,9 +38,7 @@ class Topology(msgspec.Struct, frozen=True):
         check_integer("rank", self.rank, 0, self.world_size, TopologyError)
 
 
-def resolve(
-    explicit: Topology | None = None, environ: Mapping[str, str] | None = None
-) -> Topology:
+def resolve(explicit: Topology | None = None, environ: Mapping[str, str] | None = None) -> Topology:
     """Return the topology of this process.
 
     An explicit one wins.  Otherwise ``torch.distributed`` is asked if this process has
@@ -70,7 +71,7 @@ def _from_environ(environ: Mapping[str, str]) -> Topology | None:
     if not texts:
         return None
     if len(texts) == 1:
-        (name, text), = texts.items()
+        ((name, text),) = texts.items()
         other = "WORLD_SIZE" if name == "RANK" else "RANK"
         raise TopologyError(
             f"the environment has {name}={text} but no {other}: set both (torchrun does), "

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from concurrent.futures import Executor
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from headrace.errors import ManifestMismatchError
-from headrace.manifest import Manifest
-from headrace.sources import Source
 
 from .local import LocalReader, list_folder
-from .reader import Reader
-from .store import ManifestStore
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from concurrent.futures import Executor
+
+    from headrace.manifest import Manifest
+    from headrace.sources import Source
+
+    from .reader import Reader
+    from .store import ManifestStore
 
 
 class OpenSource(NamedTuple):

@@ -9,13 +9,10 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor
 from threading import Event
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from headrace.manifest import Manifest
-from headrace.sources import Objects
 
 from ..errors import (
     ObjectChangedError,
@@ -24,7 +21,14 @@ from ..errors import (
     SourceError,
     SourceMissingError,
 )
-from .reader import ReadRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from concurrent.futures import Executor
+
+    from headrace.sources import Objects
+
+    from .reader import ReadRequest
 
 _PROGRESS_EVERY: Final = 10_000
 

@@ -10,13 +10,17 @@ import hashlib
 import json
 import os
 import tempfile
-from pathlib import Path
+from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
 import msgspec
 
 from headrace.manifest import Manifest
-from headrace.sources import Source
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from headrace.sources import Source
 
 
 class ManifestStore:
@@ -63,7 +67,7 @@ class ManifestStore:
             "w", dir=pointer.parent, prefix=".writing-", delete=False
         ) as aside:
             aside.write(json.dumps(content, indent=1) + "\n")
-        os.replace(aside.name, pointer)  # noqa: PTH105 - aside.name is a string
+        os.replace(aside.name, pointer)
         return self.load(manifest.digest)
 
     def _pointer(self, source: Source) -> Path:

@@ -62,7 +62,8 @@ class Cursor(msgspec.Struct, frozen=True, kw_only=True):
 
     def to_state(self) -> dict[str, Any]:
         """Return the cursor as JSON-ready plain data."""
-        state: dict[str, Any] = msgspec.to_builtins(self)
+        state: dict[str, Any] = msgspec.structs.asdict(self)
+        state["skips"] = list(self.skips)
         return state
 
     @classmethod

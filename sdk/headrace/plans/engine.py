@@ -8,22 +8,26 @@ so that they cannot disagree.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import IntFlag
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from ..errors import CursorError, ManifestMismatchError, PlanError
 from ..topology import Topology
 from .cursor import Cursor, Seek
-from .cut import FixedCut
-from .order import Indices, Order
-from .spec import Plan
 from .split import stride
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from .cut import FixedCut
+    from .order import Indices, Order
+    from .spec import Plan
 
 
 _CHUNK_ENTRIES: Final = 8192
@@ -206,9 +210,7 @@ def remaining_steps(bound: BoundPlan, cursor: Cursor, world_size: int) -> int:
     return bound.cut.steps(bound.length - cursor.position, world_size)
 
 
-def next_batch(
-    bound: BoundPlan, cursor: Cursor, topology: Topology
-) -> tuple[PlannedBatch, Cursor]:
+def next_batch(bound: BoundPlan, cursor: Cursor, topology: Topology) -> tuple[PlannedBatch, Cursor]:
     """Return the batch that one rank gets at a cursor, and the cursor after it."""
     (batch,) = next_batches(bound, cursor, topology, max_batches=1)
     return batch, batch.after

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
-from .order import Indices
+if TYPE_CHECKING:
+    from .order import Indices
 
 
 def stride(start: int, num_entries: int, rank: int, world_size: int) -> Indices:

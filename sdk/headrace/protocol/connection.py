@@ -9,9 +9,8 @@ input; the caller sends what is left and hangs up.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from enum import Enum
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
@@ -28,6 +27,9 @@ from .framing import (
     payload_frame_head,
 )
 from .states import State, advance
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 Buffer = bytes | memoryview
 
@@ -56,6 +58,7 @@ _DECODE_CONTROL: Final = {
 _DECODE_HEADER: Final = msgspec.msgpack.Decoder(m.Header)
 _SENT_BY_CLIENT: Final = m.ClientMessage
 _SENT_BY_DAEMON: Final = m.DaemonMessage
+_MAX_REASON_CHARS: Final = 500
 
 
 class Connection:
@@ -67,9 +70,7 @@ class Connection:
             receive it into.  A new bytearray by default.
     """
 
-    def __init__(
-        self, role: Role, *, allocate: Callable[[int], memoryview] | None = None
-    ) -> None:
+    def __init__(self, role: Role, *, allocate: Callable[[int], memoryview] | None = None) -> None:
         self.role = role
         self.state = State.NEW
         self.failure: RemoteProtocolError | None = None
@@ -129,7 +130,8 @@ class Connection:
             else:
                 message = _DECODE_HEADER.decode(frame.header)
                 event = Payload(message, frame.payload)
-        except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        # ValueError: a str that is no UTF-8; TypeError: a map as the key of a map.
+        except (msgspec.DecodeError, ValueError, TypeError, RecursionError) as error:
             self._fail(f"a message that cannot be read: {error}")
             return None
         fault = self._account(message)
@@ -139,11 +141,14 @@ class Connection:
         return event
 
     def _fail(self, reason: str) -> None:
+        # A reason may quote what the peer sent, which may be as long as a message.
+        if len(reason) > _MAX_REASON_CHARS:
+            reason = f"{reason[:_MAX_REASON_CHARS]}…"
         self.failure = RemoteProtocolError(reason)
+        # Lets go of a frame that will never be whole; `next_buffer` stays usable.
+        self._reader = FrameReader(0)
         if self.role is Role.DAEMON and self.state is not State.CLOSED:
-            error = m.Error(
-                code="protocol", message=reason, fault="client", scope="connection"
-            )
+            error = m.Error(code="protocol", message=reason, fault="client", scope="connection")
             self._outgoing.append(control_frame(_ENCODER.encode(error)))
         self.state = State.CLOSED
 
@@ -205,9 +210,10 @@ class Connection:
         fault: str | None = None
         match message:
             case m.Open():
-                self.credit = CreditAccount()
-                self._next_seq = 0
-                fault = self.credit.grant(message.credit)
+                credit = CreditAccount()
+                fault = credit.grant(message.credit)
+                if fault is None:
+                    self.credit, self._next_seq = credit, 0
             case m.Credit() if self.state is State.STREAMING:
                 fault = self.credit.grant(message.total)
             case m.Release() if self.state is State.STREAMING:
@@ -219,7 +225,8 @@ class Connection:
                     fault = f"batch {message.seq} where {self._next_seq} is due"
                 elif not self.credit.spend():
                     fault = f"batch {message.seq} without credit"
-                self._next_seq += 1
+                else:
+                    self._next_seq += 1
             case _:
                 pass
         if fault is None:

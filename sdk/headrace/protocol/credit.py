@@ -31,7 +31,8 @@ class CreditAccount:
         if total < self.granted:
             return f"credit total={total} is below the {self.granted} granted before"
         if total - self.spent > MAX_CREDIT:
-            return f"credit total={total} leaves {total - self.spent} batches open, above {MAX_CREDIT}"
+            still_open = total - self.spent
+            return f"credit total={total} leaves {still_open} batches open, above {MAX_CREDIT}"
         self.granted = total
         return None
 

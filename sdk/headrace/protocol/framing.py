@@ -12,8 +12,10 @@ receive it into one buffer of its own choice.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 MAX_CONTROL_BYTES: Final = 1 << 20
 """Limit of a control message: far above any real one, low enough to hold for every peer."""
@@ -108,9 +110,7 @@ class FrameReader:
         self._piece = memoryview(bytearray(_PREFIX.size))
         self._filled = 0
         # What is being received: decides what a full piece means.
-        self._on_piece: Callable[[memoryview], ControlFrame | PayloadFrame | None] = (
-            self._on_prefix
-        )
+        self._on_piece: Callable[[memoryview], ControlFrame | PayloadFrame | None] = self._on_prefix
         self._header_bytes = 0
         self._payload_bytes = 0
         self._header = b""

@@ -45,7 +45,10 @@ class Open(_Message, frozen=True, kw_only=True, tag="open"):
     """Name of a configured stream (empty: the default one), or a stream as a map."""
 
     rank: int = 0
+    """Whose share of each step is wanted, ``0 <= rank < world_size``."""
+
     world_size: int = 1
+    """How many ranks share each step."""
 
     start: dict[str, Any] | None = None
     """A cursor, or ``{"seek": {"epoch" | "update" | "sample": n}}``; None: the very beginning."""
@@ -76,6 +79,7 @@ class Credit(_Message, frozen=True, kw_only=True, tag="credit"):
     """Allow more batches: the total granted since the feed was opened, never less than before."""
 
     total: int
+    """Batches granted so far, those of `Open` included."""
 
 
 class Release(_Message, frozen=True, kw_only=True, tag="release"):
@@ -86,6 +90,7 @@ class Release(_Message, frozen=True, kw_only=True, tag="release"):
     """
 
     seqs: tuple[int, ...]
+    """`seq` of each of these batches."""
 
 
 class Close(_Message, frozen=True, kw_only=True, tag="close"):
@@ -96,15 +101,24 @@ class Status(_Message, frozen=True, kw_only=True, tag="status"):
     """Ask how the daemon is; answered by `Report`."""
 
     request: int = 0
+    """Comes back in the answer; the client's to choose."""
 
 
 class Lookup(_Message, frozen=True, kw_only=True, tag="lookup"):
     """Ask about a stream without opening it; answered by `Entries`."""
 
     request: int = 0
+    """Comes back in the answer; the client's to choose."""
+
     stream: str | dict[str, Any] = ""
+    """As in `Open`."""
+
     rank: int = 0
+    """As in `Open`."""
+
     world_size: int = 1
+    """As in `Open`."""
+
     start: dict[str, Any] | None = None
     """Position to resolve, as in `Open`."""
 
@@ -116,8 +130,13 @@ class Read(_Message, frozen=True, kw_only=True, tag="read"):
     """Ask for single samples; answered by a payload frame with a `Samples` header."""
 
     request: int = 0
+    """Comes back in the answer; the client's to choose."""
+
     stream: str | dict[str, Any] = ""
+    """As in `Open`."""
+
     indices: tuple[int, ...] = ()
+    """Indices into the manifest, in the order in which the samples are wanted."""
 
 
 # ---- daemon to client ------------------------------------------------------------------------
@@ -127,7 +146,10 @@ class Welcome(_Message, frozen=True, kw_only=True, tag="welcome"):
     """The answer to `Hello`: the version that both speak from here on."""
 
     version: int
+    """One of those that `Hello` named."""
+
     agent: str = ""
+    """Program and version, for the log."""
 
 
 class Opened(_Message, frozen=True, kw_only=True, tag="opened"):
@@ -164,12 +186,15 @@ class Opened(_Message, frozen=True, kw_only=True, tag="opened"):
     """Slots that the feed aims for, two of them guaranteed."""
 
     transport: str = "inline"
+    """How payloads travel."""
 
 
 class EpochEnd(_Message, frozen=True, kw_only=True, tag="epoch_end"):
     """All batches of an epoch were sent."""
 
     epoch: int
+    """The epoch that has ended."""
+
     cursor: dict[str, Any]
     """The start of the next epoch."""
 
@@ -178,6 +203,7 @@ class End(_Message, frozen=True, kw_only=True, tag="end"):
     """The feed is over and its memory is given back."""
 
     reason: Literal["closed", "finished"]
+    """Whether the client closed it, or all epochs that it asked for were sent."""
 
 
 class Notice(_Message, frozen=True, kw_only=True, tag="notice"):
@@ -187,15 +213,24 @@ class Notice(_Message, frozen=True, kw_only=True, tag="notice"):
     """``"listing"`` or ``"waiting"``; a client shows kinds it does not know as they are."""
 
     text: str
+    """One line for people."""
+
     done: int | None = None
+    """How far the work is, in units that `text` names."""
+
     total: int | None = None
+    """Where `done` will end, if that is known."""
 
 
 class Error(_Message, frozen=True, kw_only=True, tag="error"):
     """A request, the feed, or the connection has failed."""
 
     code: str
+    """Stable word for the cause."""
+
     message: str
+    """One sentence for people: the thing, the value, the limit, the next step."""
+
     fault: str = "daemon"
     """Whose fault it is: ``client``, ``daemon``, ``data`` or ``source``."""
 
@@ -203,6 +238,8 @@ class Error(_Message, frozen=True, kw_only=True, tag="error"):
     """Whether the same request may succeed later without any change."""
 
     scope: Scope = "feed"
+    """What it ends: one request, the feed, or the connection."""
+
     request: int = 0
     """The request that failed, for scope ``request``."""
 
@@ -211,19 +248,36 @@ class Report(_Message, frozen=True, kw_only=True, tag="report"):
     """The answer to `Status`: numbers by name, as ``headrace status --json`` prints them."""
 
     request: int = 0
+    """That of the request."""
+
     report: dict[str, Any]
+    """Names and nesting may grow with any release."""
 
 
 class Entries(_Message, frozen=True, kw_only=True, tag="entries"):
     """The answer to `Lookup`."""
 
     request: int = 0
+    """That of the request."""
+
     stream: dict[str, Any]
+    """As in `Opened`."""
+
     manifest: str
+    """As in `Opened`."""
+
     blocks: tuple[str, ...]
+    """As in `Opened`."""
+
     length: int
+    """As in `Opened`."""
+
     total_bytes: int
+    """Size of all samples together."""
+
     plan: str
+    """As in `Opened`."""
+
     cursor: dict[str, Any]
     """The position that was asked for, in canonical form."""
 
@@ -234,7 +288,10 @@ class Entries(_Message, frozen=True, kw_only=True, tag="entries"):
     """Steps from that position to the end of its epoch."""
 
     names: tuple[str, ...] = ()
+    """Names of the samples in `indices`, in that order."""
+
     sizes: tuple[int, ...] = ()
+    """Their sizes in bytes."""
 
 
 # ---- headers of payload frames ---------------------------------------------------------------
@@ -247,14 +304,26 @@ class Batch(_Message, frozen=True, kw_only=True, tag="batch"):
     """0, 1, 2, … within the feed."""
 
     epoch: int
+    """The epoch that the batch belongs to."""
+
     step: int
+    """Index of the step within the epoch."""
+
     global_step: int
+    """Index of the step within the run."""
+
     stream: str = ""
+    """Name of the stream, empty for one that was given as a map."""
+
     role: str = "main"
+    """Which part of a composed stream this is."""
+
     n: int
-    """Samples."""
+    """Samples, fillers included."""
 
     fields: tuple[str, ...]
+    """Names of the F fields of each sample."""
+
     ids: bytes
     """u64[n], indices into the manifest."""
 
@@ -271,6 +340,8 @@ class Batch(_Message, frozen=True, kw_only=True, tag="batch"):
     """u8[n], bits as in `headrace.plans.engine.Flag`."""
 
     meta: dict[str, Any] = {}
+    """What the plan says of the batch beyond this header."""
+
     cursor: dict[str, Any]
     """Where the stream stands after this batch."""
 
@@ -279,11 +350,22 @@ class Samples(_Message, frozen=True, kw_only=True, tag="samples"):
     """The header of the answer to `Read`; columns as in `Batch`."""
 
     request: int = 0
+    """That of the request."""
+
     n: int
+    """Samples."""
+
     fields: tuple[str, ...]
+    """Names of the F fields of each sample."""
+
     keys: tuple[str, ...]
+    """Names of the samples."""
+
     off: bytes
+    """As in `Batch`."""
+
     lengths: bytes = msgspec.field(name="len")
+    """As in `Batch`."""
 
 
 ClientMessage = Hello | Open | Credit | Release | Close | Status | Lookup | Read

@@ -1,0 +1,138 @@
+"""The composition root: builds the parts of a daemon, passes them to each other, runs them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from headrace.protocol import VERSION
+
+from . import __version__
+from .feed.registry import FeedRegistry, OpenFeed
+from .feed.streams import Streams
+from .fetch.budget import Budget
+from .fetch.fetcher import Fetcher
+from .source.catalog import Catalog
+from .source.store import ManifestStore
+from .transport.listener import Listener
+from .transport.session import Session
+
+if TYPE_CHECKING:
+    import socket
+
+    from .settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+class App:
+    """A daemon, from its listening socket to the return of everything.
+
+    Args:
+        settings: The configuration in force.
+        listener: Listening and non-blocking; the app closes it.
+    """
+
+    def __init__(self, settings: Settings, listener: socket.socket) -> None:
+        self._settings = settings
+        self._started = time.monotonic()
+        # Threads for reading, listing and planning; what is queued for them is bounded by the
+        # fetcher's places and the number of feeds.
+        self._executor = ThreadPoolExecutor(
+            settings.fetch.max_in_flight, thread_name_prefix="headrace"
+        )
+        self._budget = Budget(settings.daemon.memory_bytes)
+        self._fetcher = Fetcher(settings.fetch.max_in_flight)
+        catalog = Catalog(ManifestStore(Path(settings.daemon.state_dir)), self._executor)
+        self._streams = Streams(settings, catalog)
+        self._registry = FeedRegistry(
+            streams=self._streams,
+            budget=self._budget,
+            fetcher=self._fetcher,
+            executor=self._executor,
+            grace_s=settings.daemon.grace_s,
+        )
+        self._listener = Listener(
+            listener,
+            self._make_session,
+            allow_uids=settings.trust.allow_uids,
+            max_connections=settings.daemon.max_connections,
+        )
+
+    async def run(self) -> None:
+        """Serve until `stop` has drained everything, or until cancelled."""
+        logger.info("settings %s", msgspec.json.encode(self._settings).decode())
+        try:
+            async with self._registry:
+                await self._listener.run()
+        finally:
+            self._listener.stop()
+            self._executor.shutdown(wait=False, cancel_futures=True)
+            logger.info("stopped")
+
+    def stop(self) -> None:
+        """Begin an orderly end: accept nothing, read nothing ahead, drain the sessions."""
+        logger.info("stopping drain_s=%g", self._settings.daemon.drain_s)
+        self._listener.stop()
+
+    def _make_session(self, sock: socket.socket, name: str) -> Session:
+        return Session(
+            sock,
+            name=name,
+            streams=self._streams,
+            registry=self._registry,
+            budget=self._budget,
+            fetcher=self._fetcher,
+            report=self.report,
+        )
+
+    def report(self) -> dict[str, Any]:
+        """Return what ``headrace status --json`` prints."""
+        return {
+            "version": __version__,
+            "protocol": VERSION,
+            "pid": os.getpid(),
+            "uptime_s": round(time.monotonic() - self._started, 1),
+            "socket": self._settings.daemon.socket,
+            "connections": self._listener.num_sessions,
+            "memory": {
+                "budget_bytes": self._budget.total_bytes,
+                "guaranteed_bytes": self._budget.guaranteed_bytes,
+                "held_bytes": self._budget.held_bytes,
+            },
+            "streams": sorted(self._settings.streams),
+            "default_stream": self._settings.default_stream,
+            "feeds": [_describe(entry) for entry in self._registry.feeds],
+        }
+
+
+def _describe(entry: OpenFeed) -> dict[str, Any]:
+    feed, stream = entry.feed, entry.stream
+    statistics = feed.statistics
+    return {
+        "stream": stream.name,
+        "source": stream.stream.source.uri,
+        "rank": stream.topology.rank,
+        "world_size": stream.topology.world_size,
+        "manifest": stream.bound.manifest,
+        "is_parked": entry.grace is not None,
+        "epoch": statistics.epoch,
+        "step": statistics.step,
+        "slot_bytes": feed.pool.slot_bytes,
+        "slots": feed.pool.num_slots,
+        "max_slots": feed.pool.max_slots,
+        "ready": feed.num_ready,
+        "filling": feed.num_filling,
+        "batches": statistics.num_batches,
+        "samples": statistics.num_samples,
+        "bytes": statistics.num_bytes,
+        "waited_for_credit_s": round(statistics.waited_for_credit_s, 3),
+        "waited_for_bytes_s": round(statistics.waited_for_bytes_s, 3),
+        "sending_s": round(statistics.sending_s, 3),
+    }

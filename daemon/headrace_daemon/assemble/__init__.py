@@ -1,0 +1,1 @@
+"""How batches lie in memory: slots and the layout of a payload."""

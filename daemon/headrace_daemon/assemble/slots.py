@@ -1,0 +1,140 @@
+"""Slots: the memory that batches are assembled in.
+
+A pool belongs to one feed.  Two slots are guaranteed by the budget; more are surplus, held while
+nobody else needs the memory.  A slot is as large as the largest batch of its epoch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import mmap
+from typing import TYPE_CHECKING
+
+from headrace.errors import BudgetError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..fetch.budget import Account, Budget
+
+MIN_SLOTS = 2
+"""Slots that a feed can always have: one that is sent while the next is filled."""
+
+
+class Slot:
+    """A piece of anonymous memory."""
+
+    __slots__ = ("_map", "size", "view")
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._map = mmap.mmap(-1, max(1, size))
+        # Writable, `size` bytes; whoever slices it lets go before the slot is given back.
+        self.view = memoryview(self._map)[:size]
+
+    def close(self) -> None:
+        """Return the memory to the system."""
+        self.view.release()
+        # A view that a traceback still holds keeps the memory until the traceback goes.
+        with contextlib.suppress(BufferError):
+            self._map.close()
+
+
+class SlotPool:
+    """The slots of one feed.
+
+    Args:
+        budget: The budget of the node.
+        account: The feed's account, with a guarantee of `MIN_SLOTS` slots.
+        slot_bytes: Size of a slot.
+        max_slots: How many slots the feed aims for, at least `MIN_SLOTS`.
+    """
+
+    def __init__(
+        self, budget: Budget, account: Account, *, slot_bytes: int, max_slots: int
+    ) -> None:
+        self._budget = budget
+        self._account = account
+        self.slot_bytes = slot_bytes
+        self.max_slots = max_slots
+        self._idle: list[Slot] = []
+        self.num_slots = 0
+        """Slots that exist."""
+        self.on_shed: Callable[[], None] = self.shed
+        """What the budget calls to get surplus back; a feed puts its own `shed` here."""
+
+    @property
+    def num_guaranteed(self) -> int:
+        """Slots that nobody can take away."""
+        return self._account.guarantee // max(1, self.slot_bytes)
+
+    async def take(self, step: int) -> Slot:
+        """Return a slot of the current size for a step; waits until there is one.
+
+        Cancelled, it has taken nothing.
+        """
+        account = self._account
+        account.step = step
+        while (slot := self._try_take()) is None:
+            account.waiting = asyncio.get_running_loop().create_future()
+            try:
+                await account.waiting
+            finally:
+                account.waiting = None
+        return slot
+
+    def _try_take(self) -> Slot | None:
+        if self._idle:
+            return self._idle.pop()
+        if self.num_slots < self.max_slots and self._budget.try_hold(
+            self._account, self.slot_bytes
+        ):
+            self.num_slots += 1
+            return Slot(self.slot_bytes)
+        return None
+
+    def give_back(self, slot: Slot) -> None:
+        """Take back a slot that nothing reads or writes any more."""
+        excess = self._budget.is_under_pressure and self._account.held > self._account.guarantee
+        if slot.size != self.slot_bytes or excess:
+            self._destroy(slot)
+        else:
+            self._idle.append(slot)
+            waiting = self._account.waiting
+            if waiting is not None and not waiting.done():
+                waiting.set_result(None)
+
+    def shed(self) -> None:
+        """Give idle memory above the guarantee back to the budget."""
+        while self._idle and self._account.held > self._account.guarantee:
+            self._destroy(self._idle.pop())
+
+    def resize(self, slot_bytes: int, *, need: str) -> None:
+        """Use slots of another size from now on; those of the old size go as they come back.
+
+        Raises:
+            BudgetError: If not even one slot of the new size can be guaranteed.
+        """
+        if slot_bytes == self.slot_bytes:
+            return
+        try:
+            self._budget.change_guarantee(self._account, MIN_SLOTS * slot_bytes, need=need)
+        except BudgetError:
+            # One slot does, without overlap of reading and sending.
+            self._budget.change_guarantee(self._account, slot_bytes, need=need)
+        self.slot_bytes = slot_bytes
+        while self._idle:
+            self._destroy(self._idle.pop())
+
+    def close(self) -> None:
+        """Return all memory; every slot must have been given back."""
+        while self._idle:
+            self._destroy(self._idle.pop())
+        assert not self.num_slots, f"{self._account.name} closed with {self.num_slots} slots out"
+        self._budget.close(self._account)
+
+    def _destroy(self, slot: Slot) -> None:
+        slot.close()
+        self.num_slots -= 1
+        self._budget.release(self._account, slot.size)

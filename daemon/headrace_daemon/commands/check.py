@@ -1,0 +1,83 @@
+"""``headrace check``: try a configuration without serving it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.filesize import decimal
+
+from headrace.errors import HeadraceError
+from headrace.plans.engine import BoundPlan, epoch_steps, largest_batch
+from headrace.topology import Topology
+
+from ..assemble.layout import padded
+from ..assemble.slots import MIN_SLOTS
+from ..settings import Settings, load
+from .sources import list_with_progress
+
+if TYPE_CHECKING:
+    import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of the command."""
+    parser.add_argument("config", type=Path, metavar="CONFIG", help="configuration file (TOML)")
+    parser.add_argument(
+        "--world-size", type=int, default=1, help="number of ranks to compute steps for"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """List the source of each stream and print the size of its plan."""
+    console = Console(highlight=False, soft_wrap=True)
+    settings = load(options.config)
+    daemon = settings.daemon
+    console.print(f"{options.config}: valid")
+    console.print(f"socket   {daemon.socket}")
+    console.print(f"memory   {decimal(daemon.memory_bytes)}")
+    console.print(f"state    {daemon.state_dir}")
+    failures = 0
+    for name in settings.streams:
+        mark = " (default)" if name == settings.default_stream else ""
+        console.print(f"\nstream {name}{mark}", style="bold")
+        try:
+            _check_stream(console, settings, name, Topology(0, options.world_size))
+        except HeadraceError as error:
+            console.print(f"  error  {error}", style="red")
+            failures += 1
+    if not settings.streams:
+        console.print("\nno [streams.NAME]: clients bring their own, below [trust] allow_sources")
+    return 1 if failures else 0
+
+
+def _check_stream(console: Console, settings: Settings, name: str, topology: Topology) -> None:
+    stream = settings.streams[name]
+    console.print(f"  source {stream.source.path}")
+    console.print(f"  plan   {stream.plan!r}")
+    manifest = list_with_progress(stream.source)
+    console.print(
+        f"  data   {len(manifest)} samples, {decimal(manifest.total_bytes)}, manifest "
+        f"{manifest.digest[:12]}…"
+    )
+    bound = BoundPlan(stream.plan, len(manifest), manifest.digest)
+    steps = epoch_steps(bound, topology.world_size)
+    slot_bytes = largest_batch(
+        bound, bound.start(), topology, lambda indices: padded(manifest.sizes[indices])
+    )
+    needed = MIN_SLOTS * slot_bytes * topology.world_size
+    console.print(
+        f"  epoch  {steps} steps on each of {topology.world_size} rank(s), largest batch "
+        f"{decimal(slot_bytes)}"
+    )
+    fits = "fits" if needed <= settings.daemon.memory_bytes else "does NOT fit"
+    console.print(
+        f"  memory {decimal(needed)} at least ({MIN_SLOTS} slots on each rank): {fits} into "
+        f"{decimal(settings.daemon.memory_bytes)}"
+    )
+    if needed > settings.daemon.memory_bytes:
+        raise HeadraceError(
+            f"[daemon] memory = {settings.daemon.memory!r} is too small for {name}: raise it to at "
+            f"least {needed} bytes, or use a smaller batch"
+        )

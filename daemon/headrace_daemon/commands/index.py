@@ -1,0 +1,63 @@
+"""``headrace index``: list a source into a manifest, or list it anew."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.filesize import decimal
+
+from headrace.manifest import compare
+from headrace.sources import Objects
+
+from ..errors import SettingsError
+from ..settings import Settings, load
+from ..source.store import ManifestStore
+from .sources import configured_stream, list_with_progress
+
+if TYPE_CHECKING:
+    import argparse
+
+_SHOWN = 5
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of the command."""
+    parser.add_argument("source", nargs="?", help="a folder; by default that of --stream")
+    parser.add_argument("--suffix", action="append", default=[], help="as in the source")
+    parser.add_argument("--config", type=Path, help="configuration of the daemon that will use it")
+    parser.add_argument("--stream", help="name of a configured stream")
+    parser.add_argument("--state-dir", help="state folder of the daemon; wins over --config")
+    parser.add_argument(
+        "--refresh", action="store_true", help="list anew, and say what changed since the last time"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """List a source if it was not listed before, or if asked to."""
+    console = Console(highlight=False, soft_wrap=True)
+    settings = load(options.config) if options.config is not None else Settings()
+    if options.source is not None:
+        source = Objects(options.source, suffix=tuple(options.suffix))
+    elif options.config is not None:
+        source = configured_stream(settings, options.stream)[1].source
+    else:
+        raise SettingsError("give a SOURCE, or --config with a stream")
+    store = ManifestStore(Path(options.state_dir or settings.daemon.state_dir))
+    before = store.current(source)
+    if before is not None and not options.refresh:
+        manifest, verb = before, "kept"
+    else:
+        manifest, verb = store.keep(source, list_with_progress(source)), "listed"
+    console.print(
+        f"{verb} {source.path}: {len(manifest)} samples, {decimal(manifest.total_bytes)}, manifest "
+        f"{manifest.digest[:12]}…"
+    )
+    if verb == "kept":
+        console.print("use --refresh to list it anew")
+    elif before is not None:
+        for what, names in compare(before, manifest)._asdict().items():
+            shown = ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
+            console.print(f"  {what:<8} {len(names)}" + (f": {shown}" if names else ""))
+    return 0

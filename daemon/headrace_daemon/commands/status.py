@@ -1,0 +1,93 @@
+"""``headrace status``: what a running daemon does, and whom it waits for."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.filesize import decimal
+from rich.table import Table
+
+from headrace.client import Channel, default_socket
+from headrace.protocol import messages as m
+
+if TYPE_CHECKING:
+    import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of the command."""
+    parser.add_argument(
+        "--socket", default=default_socket(), help="the daemon's socket (default: %(default)s)"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Ask a daemon and print its answer."""
+    with Channel.connect(options.socket) as channel:
+        answer = channel.request(m.Status())
+    assert isinstance(answer, m.Report)
+    console = Console(soft_wrap=options.json)
+    if options.json:
+        console.out(json.dumps(answer.report, indent=2), highlight=False)
+    else:
+        _show(console, answer.report)
+    return 0
+
+
+def _show(console: Console, report: dict[str, Any]) -> None:
+    memory = report["memory"]
+    console.print(
+        f"headrace {report['version']} (protocol {report['protocol']}), pid {report['pid']}, up "
+        f"{_duration(report['uptime_s'])}, {report['connections'] - 1} other connection(s)",
+        highlight=False,
+    )
+    console.print(
+        f"memory   {decimal(memory['held_bytes'])} held, "
+        f"{decimal(memory['guaranteed_bytes'])} promised, "
+        f"{decimal(memory['budget_bytes'])} budget",
+        highlight=False,
+    )
+    default = report["default_stream"]
+    names = [f"{name} (default)" if name == default else name for name in report["streams"]]
+    console.print(f"streams  {', '.join(names) or 'none configured'}", highlight=False)
+    if not report["feeds"]:
+        console.print("feeds    none", highlight=False)
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("feed", "rank", "epoch", "step", "ready", "slots", "sent", "waits for"):
+        table.add_column(title, justify="left" if title in ("feed", "waits for") else "right")
+    for feed in report["feeds"]:
+        table.add_row(
+            feed["stream"] or feed["source"],
+            f"{feed['rank']}/{feed['world_size']}",
+            str(feed["epoch"]),
+            str(feed["step"]),
+            str(feed["ready"]),
+            f"{feed['slots']} × {decimal(feed['slot_bytes'])}",
+            f"{feed['batches']} batches, {decimal(feed['bytes'])}",
+            _verdict(feed),
+        )
+    console.print(table)
+
+
+def _verdict(feed: dict[str, Any]) -> str:
+    """Say which side a feed has mostly waited for."""
+    if feed["is_parked"]:
+        return "its client, which lost its connection"
+    waits = {
+        "the trainer": feed["waited_for_credit_s"],
+        "the source": feed["waited_for_bytes_s"],
+        "the socket": feed["sending_s"],
+    }
+    name, seconds = max(waits.items(), key=lambda item: item[1])
+    total = sum(waits.values())
+    return f"{name} ({seconds / total:.0%})" if total > 0 else "nobody yet"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"

@@ -1,0 +1,290 @@
+"""A feed: one subscriber's pipeline from the plan to ready batches.
+
+Invariant: what comes out at the head is the order of the plan, whatever order the reads finish in.
+Reading ahead stops by itself: no credit, so the queue stays; no free slot, so nothing is planned
+into one; nothing planned, so nothing is read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from headrace.errors import FeedError, HeadraceError
+from headrace.plans.engine import PlannedBatch
+
+from ..assemble.layout import Layout, lay_out
+from ..errors import SourceError
+from ..source.reader import ReadRequest
+from .planner import EpochEdge, Finish, Planner
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from concurrent.futures import Executor
+
+    from ..assemble.slots import Slot, SlotPool
+    from ..fetch.fetcher import Fetcher
+    from ..source.catalog import OpenSource
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class ReadyBatch:
+    """A batch that is being filled or is ready to be sent."""
+
+    planned: PlannedBatch
+    names: list[str]
+    layout: Layout
+    slot: Slot
+    # The fill; None before it was started.
+    task: asyncio.Task[None] | None = None
+    is_filled: bool = False
+    # True once the feed has no more use for the batch: its fill gives the slot back.
+    is_dropped: bool = False
+
+    @property
+    def payload(self) -> memoryview:
+        """The bytes to send; a view of the slot."""
+        return self.slot.view[: self.layout.num_bytes]
+
+
+@dataclass(slots=True)
+class FeedStatistics:
+    """What a feed has done and whom it waited for."""
+
+    epoch: int = 0
+    """Epoch of the next batch to send."""
+
+    step: int = 0
+    """Step of the next batch to send."""
+
+    num_batches: int = 0
+    """Batches sent."""
+
+    num_samples: int = 0
+    """Samples sent, fillers included."""
+
+    num_bytes: int = 0
+    """Payload bytes sent."""
+
+    waited_for_credit_s: float = 0.0
+    """Seconds with a ready batch and no credit: the trainer is the slower side.  This is the
+    healthy state."""
+
+    waited_for_bytes_s: float = 0.0
+    """Seconds with credit and no ready batch: the source is the slower side."""
+
+    sending_s: float = 0.0
+    """Seconds from the first to the last byte of a frame: high when the client does not empty its
+    socket, or when this process is short of CPU."""
+
+
+Item = ReadyBatch | EpochEdge | Finish | HeadraceError
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Feed:
+    """One subscriber's pipeline.
+
+    Its owner runs `run` in a task, takes items from the head, gives slots back, and calls `stop`.
+    """
+
+    name: str
+    """For logs: stream and rank."""
+
+    source: OpenSource
+    planner: Planner
+    pool: SlotPool
+    fetcher: Fetcher
+    executor: Executor
+    size_slots: Callable[[int], int]
+    """Bytes of a slot for a whole epoch; blocks, runs in the executor."""
+
+    on_change: Callable[[], None] = lambda: None
+    """Called when the head may have become ready."""
+
+    statistics: FeedStatistics = field(default_factory=FeedStatistics)
+    # Filled or being filled, in the order of the plan.
+    _items: deque[Item] = field(default_factory=deque)
+    # Planned, without a slot yet.
+    _planned: deque[PlannedBatch | EpochEdge | Finish] = field(default_factory=deque)
+    # The task in `run`, for `stop`; None before and after.
+    _task: asyncio.Task[None] | None = None
+    _is_stopping: bool = False
+    _is_over: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def run(self) -> None:
+        """Read ahead until the stream ends, fails, or `stop` is called."""
+        try:
+            if self._is_stopping:
+                return
+            async with asyncio.TaskGroup() as tasks:
+                self._task = tasks.create_task(self._look_ahead(tasks), name=f"plan {self.name}")
+        except* HeadraceError as errors:
+            self._append(_first(errors))
+        except* Exception as errors:
+            logger.exception("feed failed feed=%s", self.name, exc_info=errors)
+            self._append(FeedError(f"the daemon failed: {_first(errors)!r}", code="internal"))
+        finally:
+            self._task = None
+            self._is_over.set()
+
+    async def stop(self) -> None:
+        """End `run`, if it was started, and take all slots back into the pool.
+
+        The caller has given back what it took, and runs or has run `run`.
+        """
+        self._is_stopping = True
+        self.halt()
+        for item in self._items:
+            if isinstance(item, ReadyBatch) and item.task is not None:
+                item.task.cancel()
+        await self._is_over.wait()
+        for item in self._items:
+            if isinstance(item, ReadyBatch) and not item.is_dropped:
+                self.pool.give_back(item.slot)
+        self._items.clear()
+        self._planned.clear()
+
+    def halt(self) -> None:
+        """Plan nothing more; what is planned and placed is still read."""
+        if self._task is not None:
+            self._task.cancel()
+
+    # ---- the head ----------------------------------------------------------------------------
+
+    def head(self) -> Item | None:
+        """Return the next item of the stream, or None while it is not ready."""
+        if not self._items:
+            return None
+        item = self._items[0]
+        return None if isinstance(item, ReadyBatch) and not item.is_filled else item
+
+    def take(self) -> Item:
+        """Remove the head, which must be ready, from the feed.
+
+        The slot of a batch belongs to the caller until it calls `pool.give_back`.
+        """
+        return self._items.popleft()
+
+    @property
+    def num_ready(self) -> int:
+        """Batches that could be sent now."""
+        return sum(isinstance(item, ReadyBatch) and item.is_filled for item in self._items)
+
+    @property
+    def num_filling(self) -> int:
+        """Batches that are being read."""
+        return sum(isinstance(item, ReadyBatch) and not item.is_filled for item in self._items)
+
+    # ---- reading ahead -----------------------------------------------------------------------
+
+    async def _look_ahead(self, tasks: asyncio.TaskGroup) -> None:
+        loop = asyncio.get_running_loop()
+        sizing = tasks.create_task(self._size_after(self.planner.epoch), name=f"size {self.name}")
+        while True:
+            if not self._planned:
+                self._planned += await loop.run_in_executor(self.executor, self.planner.next_items)
+            match self._planned[0]:
+                case Finish() as finish:
+                    sizing.cancel()
+                    self._append(finish)
+                    return
+                case EpochEdge(cursor=cursor) as edge:
+                    self._planned.popleft()
+                    self._append(edge)
+                    slot_bytes = await sizing
+                    sizing = tasks.create_task(
+                        self._size_after(cursor.epoch), name=f"size {self.name}"
+                    )
+                    self.pool.resize(
+                        slot_bytes,
+                        need=f"epoch {cursor.epoch} of feed {self.name} needs slots of "
+                        f"{slot_bytes} bytes",
+                    )
+                case PlannedBatch() as planned:
+                    slot = await self.pool.take(planned.global_step)
+                    # A batch that was shed while we waited stands in front now.
+                    following = self._planned.popleft()
+                    assert isinstance(following, PlannedBatch)
+                    batch = self._place(following, slot)
+                    batch.task = tasks.create_task(
+                        self._fill(batch), name=f"fill {self.name} step {following.step}"
+                    )
+                    self._items.append(batch)
+
+    async def _size_after(self, epoch: int) -> int:
+        """Return the bytes of a slot for the epoch after another, one epoch ahead of need."""
+        return await asyncio.get_running_loop().run_in_executor(
+            self.executor, self.size_slots, epoch + 1
+        )
+
+    def _place(self, planned: PlannedBatch, slot: Slot) -> ReadyBatch:
+        manifest = self.source.manifest
+        layout = lay_out(manifest.sizes[planned.indices])
+        return ReadyBatch(planned, manifest.names_of(planned.indices), layout, slot)
+
+    async def _fill(self, batch: ReadyBatch) -> None:
+        view = batch.slot.view
+        requests = [
+            ReadRequest(name, view[offset : offset + length])
+            for name, offset, length in zip(
+                batch.names,
+                batch.layout.offsets.tolist(),
+                batch.layout.lengths.tolist(),
+                strict=True,
+            )
+        ]
+        try:
+            await self.fetcher.fetch(self.source.reader, requests)
+        except SourceError as error:
+            self._fail(batch, error)
+        else:
+            batch.is_filled = True
+        finally:
+            for request in requests:
+                request.target.release()
+            if batch.is_dropped:
+                self.pool.give_back(batch.slot)
+        self.on_change()
+
+    def _fail(self, batch: ReadyBatch, error: SourceError) -> None:
+        """Put an error in the place of a batch: those before it are still delivered."""
+        if batch.is_dropped:
+            return
+        self._items[self._items.index(batch)] = error
+        batch.is_dropped = True
+
+    def _append(self, item: EpochEdge | Finish | HeadraceError) -> None:
+        self._items.append(item)
+        self.on_change()
+
+    def shed(self) -> None:
+        """Give up batches that are furthest ahead, down to the guaranteed memory.
+
+        They are planned again.  Memory that is being filled comes back when its read has ended.
+        """
+        self.pool.shed()
+        spare = self.pool.num_slots - self.pool.num_guaranteed
+        while spare > 0 and self._items and isinstance(self._items[-1], ReadyBatch):
+            batch = self._items.pop()
+            assert isinstance(batch, ReadyBatch)
+            self._planned.appendleft(batch.planned)
+            spare -= 1
+            if batch.is_filled:
+                self.pool.give_back(batch.slot)
+            else:
+                batch.is_dropped = True
+                assert batch.task is not None
+                batch.task.cancel()
+
+
+def _first(errors: BaseExceptionGroup[BaseException]) -> HeadraceError:
+    first = errors.exceptions[0]
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    return first if isinstance(first, HeadraceError) else FeedError(repr(first), code="internal")

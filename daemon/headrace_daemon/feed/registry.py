@@ -1,0 +1,289 @@
+"""The registry: all feeds of the daemon, from their opening to the return of their memory.
+
+It owns the tasks of the feeds.  A feed whose client lost its connection but lives on waits here for
+a grace time; its token takes it up again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+from headrace.errors import FeedError, PlanError
+from headrace.protocol.framing import MAX_PAYLOAD_BYTES
+from headrace.topology import Topology
+
+from ..assemble.slots import MIN_SLOTS, SlotPool
+from .feed import Feed
+from .planner import Planner
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from concurrent.futures import Executor
+    from types import TracebackType
+
+    from headrace.protocol import messages as m
+
+    from ..fetch.budget import Budget
+    from ..fetch.fetcher import Fetcher
+    from .streams import BoundStream, Streams
+
+logger = logging.getLogger(__name__)
+
+MAX_BATCH_SAMPLES = 1 << 18
+"""Samples of one batch of one rank: what a batch header can name (see `MAX_HEADER_BYTES`)."""
+
+MAX_PREFETCH = 4096
+"""Batches that a feed may aim to hold ready."""
+
+
+@dataclass(slots=True, eq=False)
+class OpenFeed:
+    """A feed and what its client needs to know of it."""
+
+    token: str
+    stream: BoundStream
+    feed: Feed
+    # Ends the grace time; None while a client is attached.
+    grace: asyncio.TimerHandle | None = None
+    # Closes what watches the process of a parked feed's client.
+    unwatch: Callable[[], None] = lambda: None
+
+    def unpark(self) -> None:
+        """End the grace time; does nothing for a feed that is not parked."""
+        if self.grace is not None:
+            self.grace.cancel()
+            self.grace = None
+            self.unwatch()
+
+
+class FeedRegistry:
+    """Opens, parks, takes up and closes feeds; a context manager around the time it may do so.
+
+    Args:
+        streams: Resolves what clients ask for.
+        budget: The memory of the node.
+        fetcher: Reads for all feeds.
+        executor: Threads for planning.
+        grace_s: How long a parked feed waits for its client, in seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        streams: Streams,
+        budget: Budget,
+        fetcher: Fetcher,
+        executor: Executor,
+        grace_s: float,
+    ) -> None:
+        self._streams = streams
+        self._budget = budget
+        self._fetcher = fetcher
+        self._executor = executor
+        self._grace_s = grace_s
+        self._feeds: dict[str, OpenFeed] = {}
+        # Owns the tasks of all feeds; None outside of the context.
+        self._tasks: asyncio.TaskGroup | None = None
+
+    @property
+    def feeds(self) -> list[OpenFeed]:
+        """All feeds, parked ones too."""
+        return list(self._feeds.values())
+
+    async def __aenter__(self) -> Self:
+        self._tasks = asyncio.TaskGroup()
+        await self._tasks.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close all feeds; reads that a thread is in the middle of are waited for."""
+        assert self._tasks is not None
+        for entry in self.feeds:
+            await self.close(entry)
+        await self._tasks.__aexit__(kind, error, traceback)
+        self._tasks = None
+
+    async def open(
+        self, request: m.Open, *, progress: Callable[[int], None] = lambda found: None
+    ) -> OpenFeed:
+        """Open a feed, or take up the parked one that the request has the token of.
+
+        Cancelled or failed, it leaves nothing open.
+
+        Raises:
+            HeadraceError: If stream, position, topology or memory do not allow it.
+        """
+        _check(request)
+        parked = self._feeds.get(request.token) if request.token else None
+        if parked is not None:
+            if parked.grace is None:
+                raise FeedError(
+                    "the feed of this token is still attached to another connection: try again",
+                    code="busy",
+                    fault="client",
+                    retryable=True,
+                )
+            parked.unpark()
+        try:
+            stream = await self._streams.bind(
+                request.stream,
+                Topology(request.rank, request.world_size),
+                request.start,
+                progress=progress,
+            )
+            slot_bytes = await self._slot_bytes(stream)
+            if parked is None:
+                pool = await self._reserve(stream, slot_bytes, request.prefetch)
+            else:
+                # The same memory goes on serving the same client.
+                await parked.feed.stop()
+                pool = parked.feed.pool
+                pool.resize(slot_bytes, need=_need(stream, slot_bytes))
+        except BaseException:
+            if parked is not None:
+                self.close_soon(parked)
+            raise
+        return self._start(request, stream, pool, token=parked.token if parked else None)
+
+    async def _slot_bytes(self, stream: BoundStream) -> int:
+        num_samples = stream.samples_per_batch
+        if num_samples > MAX_BATCH_SAMPLES:
+            raise PlanError(
+                f"a batch of {num_samples} samples per rank is above the limit of "
+                f"{MAX_BATCH_SAMPLES}: use a smaller batch"
+            )
+        slot_bytes = await asyncio.get_running_loop().run_in_executor(
+            self._executor,
+            self._streams.slot_bytes,
+            stream,
+            stream.cursor.epoch,
+            stream.cursor.position,
+        )
+        if slot_bytes > MAX_PAYLOAD_BYTES:
+            raise PlanError(
+                f"the largest batch of epoch {stream.cursor.epoch} has {slot_bytes} bytes, above "
+                f"the limit of {MAX_PAYLOAD_BYTES}: use a smaller batch"
+            )
+        return slot_bytes
+
+    async def _reserve(self, stream: BoundStream, slot_bytes: int, prefetch: int) -> SlotPool:
+        """Return a pool with its memory reserved."""
+        # The budget may ask to shed as soon as the account is there; the pool comes after it.
+        pools: list[SlotPool] = []
+        account = await self._budget.open(
+            _name(stream),
+            MIN_SLOTS * slot_bytes,
+            shed=lambda: pools[0].on_shed() if pools else None,
+            need=_need(stream, slot_bytes),
+        )
+        pool = SlotPool(
+            self._budget,
+            account,
+            slot_bytes=slot_bytes,
+            max_slots=max(MIN_SLOTS, prefetch + 1),
+        )
+        pools.append(pool)
+        return pool
+
+    def _start(
+        self, request: m.Open, stream: BoundStream, pool: SlotPool, *, token: str | None
+    ) -> OpenFeed:
+        name = _name(stream)
+        feed = Feed(
+            name=name,
+            source=stream.source,
+            planner=Planner(
+                stream.bound,
+                stream.cursor,
+                stream.topology,
+                first=request.first,
+                stride=request.stride,
+                epochs=request.epochs,
+            ),
+            pool=pool,
+            fetcher=self._fetcher,
+            executor=self._executor,
+            size_slots=lambda epoch: self._streams.slot_bytes(stream, epoch, 0),
+        )
+        pool.on_shed = feed.shed
+        entry = OpenFeed(token or secrets.token_hex(16), stream, feed)
+        self._feeds[entry.token] = entry
+        assert self._tasks is not None, "the registry is not running"
+        self._tasks.create_task(feed.run(), name=f"feed {name}")
+        logger.info(
+            "feed opened feed=%s epoch=%d step=%d slot_bytes=%d slots=%d",
+            name,
+            stream.cursor.epoch,
+            stream.cursor.step,
+            pool.slot_bytes,
+            pool.max_slots,
+        )
+        return entry
+
+    async def close(self, entry: OpenFeed) -> None:
+        """End a feed and take its memory back; a second call does nothing."""
+        if self._feeds.pop(entry.token, None) is None:
+            return
+        entry.unpark()
+        await entry.feed.stop()
+        entry.feed.pool.close()
+        logger.info(
+            "feed closed feed=%s batches=%d", entry.feed.name, entry.feed.statistics.num_batches
+        )
+
+    def close_soon(self, entry: OpenFeed) -> None:
+        """End a feed in a task of the registry."""
+        assert self._tasks is not None, "the registry is not running"
+        self._tasks.create_task(self.close(entry), name=f"close {entry.feed.name}")
+
+    def park(self, entry: OpenFeed, *, unwatch: Callable[[], None]) -> None:
+        """Keep a feed for its client to come back, for the grace time.
+
+        Args:
+            entry: The feed; nobody transmits it any more.
+            unwatch: Called when the feed is no longer parked.
+        """
+        entry.feed.on_change = lambda: None
+        entry.unwatch = unwatch
+        entry.grace = asyncio.get_running_loop().call_later(self._grace_s, self.close_soon, entry)
+        logger.info("feed parked feed=%s grace_s=%g", entry.feed.name, self._grace_s)
+
+
+def _name(stream: BoundStream) -> str:
+    label = stream.name or stream.stream.source.uri
+    return f"{label} rank={stream.topology.rank}/{stream.topology.world_size}"
+
+
+def _need(stream: BoundStream, slot_bytes: int) -> str:
+    guarantee, world_size = MIN_SLOTS * slot_bytes, stream.topology.world_size
+    return (
+        f"feed {_name(stream)} needs {MIN_SLOTS} slots of {slot_bytes} bytes (the largest batch, "
+        f"{stream.samples_per_batch} samples, of epoch {stream.cursor.epoch}): {guarantee} bytes, "
+        f"{guarantee * world_size} for {world_size} rank(s)"
+    )
+
+
+def _check(request: m.Open) -> None:
+    limits = {
+        "first": (request.first, 0, 2**31),
+        "stride": (request.stride, 1, 2**31),
+        "prefetch": (request.prefetch, 1, MAX_PREFETCH),
+    }
+    if request.epochs is not None:
+        limits["epochs"] = (request.epochs, 1, 2**31)
+    for name, (value, low, high) in limits.items():
+        if not low <= value <= high:
+            raise PlanError(f"{name}={value} is out of range: it must be in {low}..{high}")
+    if request.stride > 1 and request.epochs not in (None, 1):
+        raise PlanError(
+            f"epochs={request.epochs} with stride={request.stride}: a part is one epoch"
+        )

@@ -1,0 +1,1 @@
+"""How bytes are asked for: the memory budget and the bounded fetcher."""

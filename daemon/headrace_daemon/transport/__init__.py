@@ -1,0 +1,1 @@
+"""The socket: listening, and one session per connection."""

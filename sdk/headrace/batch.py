@@ -1,0 +1,132 @@
+"""Batches: what a trainer gets from one step."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .plans.cursor import Cursor
+from .protocol import Payload
+from .protocol import messages as m
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+
+class Batch:
+    """The samples of one step of one rank, by column.
+
+    ``len(batch)`` is the number of samples, fillers included; iterating yields samples as
+    ``(name, bytes)``, or ``(name, {field: value})`` where there is more than the field ``data``.
+    It is no `Sequence` and no `Mapping`, so that torch leaves it whole.
+    """
+
+    __slots__ = ("_columns", "_cursor", "flags", "indices", "meta", "sample_keys")
+
+    def __init__(
+        self,
+        columns: Mapping[str, Sequence[Any]],
+        *,
+        sample_keys: list[str],
+        indices: NDArray[np.uint64],
+        flags: NDArray[np.uint8],
+        meta: dict[str, Any],
+        cursor: Cursor | dict[str, Any],
+    ) -> None:
+        self._columns = dict(columns)
+        self._cursor = cursor
+        self.sample_keys = sample_keys
+        """Names of the samples."""
+        self.indices = indices
+        """u64[n], indices of the samples in the manifest."""
+        self.flags = flags
+        """u8[n], bits of `headrace.plans.engine.Flag`: fillers and the like."""
+        self.meta = meta
+        """``epoch``, ``step``, ``global_step``, ``stream``, ``role``, and what the plan adds."""
+
+    @property
+    def cursor(self) -> Cursor:
+        """Where the stream stands after this batch."""
+        if not isinstance(self._cursor, Cursor):
+            self._cursor = Cursor.from_state(self._cursor)
+        return self._cursor
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Names of the columns."""
+        return tuple(self._columns)
+
+    def __len__(self) -> int:
+        return len(self.sample_keys)
+
+    def __getitem__(self, field: str) -> Any:  # noqa: ANN401 - a list or whatever was made of it
+        try:
+            return self._columns[field]
+        except KeyError:
+            raise KeyError(
+                f"{field!r}: this batch has the field(s) {', '.join(self._columns)}"
+            ) from None
+
+    def __iter__(self) -> Iterator[tuple[str, Any]]:
+        if self.fields == ("data",):
+            return zip(self.sample_keys, self._columns["data"], strict=True)
+        rows = zip(*self._columns.values(), strict=True)
+        return (
+            (key, dict(zip(self._columns, row, strict=True)))
+            for key, row in zip(self.sample_keys, rows, strict=True)
+        )
+
+    def __repr__(self) -> str:
+        where = f"epoch={self.meta.get('epoch')} step={self.meta.get('step')}"
+        return f"<Batch {where} samples={len(self)} fields={','.join(self._columns)}>"
+
+    def with_columns(self, columns: Mapping[str, Sequence[Any]]) -> Batch:
+        """Return a batch of the same samples with other columns."""
+        return Batch(
+            columns,
+            sample_keys=self.sample_keys,
+            indices=self.indices,
+            flags=self.flags,
+            meta=self.meta,
+            cursor=self._cursor,
+        )
+
+
+def unpack(received: Payload) -> Batch:
+    """Return a batch with its bytes copied out of the buffer they were received into."""
+    header = received.header
+    assert isinstance(header, m.Batch)
+    meta = {
+        "epoch": header.epoch,
+        "step": header.step,
+        "global_step": header.global_step,
+        "stream": header.stream,
+        "role": header.role,
+        **header.meta,
+    }
+    return Batch(
+        columns(header, received.payload),
+        sample_keys=list(header.keys or ()),
+        indices=np.frombuffer(header.ids, dtype="<u8"),
+        flags=np.frombuffer(header.flags, dtype=np.uint8),
+        meta=meta,
+        cursor=header.cursor,
+    )
+
+
+def columns(header: m.Header, payload: memoryview) -> dict[str, list[bytes | None]]:
+    """Return copies of all values of a payload by field; None where a sample has none."""
+    offsets = np.frombuffer(header.off, dtype="<u8").tolist()
+    lengths = np.frombuffer(header.lengths, dtype="<u8").tolist()
+    values = [
+        None if length == m.MISSING else bytes(payload[offset : offset + length])
+        for offset, length in zip(offsets, lengths, strict=True)
+    ]
+    count = header.n
+    return {
+        field: values[number * count : (number + 1) * count]
+        for number, field in enumerate(header.fields)
+    }

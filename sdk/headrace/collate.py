@@ -1,0 +1,82 @@
+"""Per-sample transforms and the default collation of what they return."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from .batch import Batch
+
+Sample = dict[str, Any]
+
+
+def samples_of(batch: Batch) -> list[Sample]:
+    """Return the samples as ``{"__key__": name, field: value, …}``."""
+    rows = zip(*(batch[field] for field in batch.fields), strict=True)
+    return [
+        {"__key__": key, **dict(zip(batch.fields, row, strict=True))}
+        for key, row in zip(batch.sample_keys, rows, strict=True)
+    ]
+
+
+def apply(
+    batch: Batch,
+    transform: Callable[[Sample], Any] | None,
+    collate_fn: Callable[[list[Any]], Any] | None,
+) -> Any:  # noqa: ANN401 - whatever the user's functions return
+    """Return what the loop gets of a batch.
+
+    Without either function that is the batch itself.  `collate_fn` gets the list of what
+    `transform` returned, or of the samples; the loop gets exactly what it returns.  Without it,
+    dicts with the same keys become the columns of a batch, tuples of the same length a tuple of
+    columns, and anything else one column.
+    """
+    if transform is None and collate_fn is None:
+        return batch
+    values: list[Any] = samples_of(batch)
+    if transform is not None:
+        values = [transform(sample) for sample in values]
+    if collate_fn is not None:
+        return collate_fn(values)
+    first = values[0]
+    if isinstance(first, dict) and all(
+        isinstance(value, dict) and value.keys() == first.keys() for value in values
+    ):
+        names = [name for name in first if name != "__key__"]
+        return batch.with_columns(
+            {name: stack([value[name] for value in values]) for name in names}
+        )
+    if isinstance(first, tuple) and all(
+        isinstance(value, tuple) and len(value) == len(first) for value in values
+    ):
+        return tuple(stack(list(column)) for column in zip(*values, strict=True))
+    return stack(values)
+
+
+def stack(values: Sequence[Any]) -> Any:  # noqa: ANN401 - a tensor or the list
+    """Return a column as one tensor where that is possible without loss, else as a list.
+
+    Tensors and arrays of one shape and dtype are stacked; numbers become a 1-D tensor (integers
+    int64, floats float64, as in torch's own collation); the rest stays as it is.
+    """
+    kind = type(values[0])
+    if any(type(value) is not kind for value in values):
+        return list(values)
+    if issubclass(kind, torch.Tensor):
+        shapes = {(value.shape, value.dtype) for value in values}
+        return torch.stack(list(values)) if len(shapes) == 1 else list(values)
+    if issubclass(kind, np.ndarray):
+        shapes = {(value.shape, value.dtype) for value in values}
+        if len(shapes) == 1 and values[0].dtype.kind in "biuf":
+            return torch.from_numpy(np.stack(list(values)))
+        return list(values)
+    if kind is bool or kind is int:
+        return torch.tensor(values)
+    if kind is float:
+        return torch.tensor(values, dtype=torch.float64)
+    return list(values)

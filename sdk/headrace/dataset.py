@@ -1,0 +1,516 @@
+"""`DaemonDataset`: batches of a stream, in the order of its plan, resumable after any of them.
+
+Two positions are kept apart: *received*, where the receiver reconnects, and *delivered*, what
+`DaemonDataset.state_dict` returns.  Reading ahead moves the first only, so a checkpoint never
+skips a batch that the training loop has not been given.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, overload
+
+import msgspec
+from torch.utils.data import IterableDataset, get_worker_info
+
+from . import errors
+from .batch import Batch, columns, unpack
+from .checks import check_integer
+from .client import SILENCE_S, Channel, ConnectionLostError, Retry, default_socket
+from .collate import Sample, apply
+from .manifest import Entry
+from .plans.cursor import Cursor, Seek
+from .private import PrivateDaemon
+from .protocol import Event, Payload
+from .protocol import messages as m
+from .receiver import FIRST_CONNECT_S, Receiver
+from .sources import Stream
+from .topology import Topology, resolve
+
+if TYPE_CHECKING:
+    import socket as socketlib
+
+_LOOKUP_INDICES: Final = 1024
+"""Entries that are looked up at a time: with long names they still fit one message."""
+
+_READ_INDICES: Final = 64
+"""Samples that are read at a time: the daemon needs memory for all of them."""
+
+Allocate = Callable[[int], memoryview]
+Connect = Callable[[Allocate | None], Channel]
+
+
+class DaemonDataset(IterableDataset[Any]):
+    """An iterable dataset whose batches come from a Headrace daemon.
+
+    Each pass over it is the next epoch; leaving a loop early abandons the rest of its epoch.  Use
+    it directly, or in a ``DataLoader(dataset, batch_size=None)`` without workers: the daemon reads
+    ahead in a process of its own, and the plan cuts the batches.
+
+    Args:
+        socket: Path of the daemon's socket; by default ``$HEADRACE_SOCKET``, then that of the
+            service.
+        stream: A `Stream`, the name of one that the daemon's configuration has, or nothing for
+            its default one.
+        decode: Only None so far: values are ``bytes``.
+        transform: Called with each sample as ``{"__key__": name, field: bytes}``.
+        collate_fn: Called with the list of a batch's transformed samples; the loop gets what it
+            returns.
+        prefetch_batches: Batches to keep ready in this process, and as many in the daemon.
+        topology: Rank and world size; by default those of torch.distributed or torchrun.
+        deadline_s: How long a daemon that went away may stay away before iterating raises.
+
+    Raises:
+        PlanError: If an argument is out of range or of the wrong kind.
+    """
+
+    def __init__(
+        self,
+        socket: str | os.PathLike[str] | None = None,
+        stream: Stream | str | None = None,
+        *,
+        decode: None = None,
+        transform: Callable[[Sample], Any] | None = None,
+        collate_fn: Callable[[list[Any]], Any] | None = None,
+        prefetch_batches: int = 4,
+        topology: Topology | None = None,
+        deadline_s: float = 300.0,
+    ) -> None:
+        if decode is not None:
+            raise errors.PlanError(
+                f"decode={decode!r} is not available: use None and decode in transform="
+            )
+        if stream is not None and not isinstance(stream, Stream | str):
+            raise errors.PlanError(
+                f"stream={stream!r} is no stream: give Stream(source, plan), the name of a "
+                "configured one, or nothing for the default one"
+            )
+        if topology is not None and not isinstance(topology, Topology):
+            raise errors.PlanError(f"topology={topology!r}: give Topology(rank, world_size)")
+        check_integer("prefetch_batches", prefetch_batches, 1, 4097, errors.PlanError)
+        if not 0 < deadline_s < float("inf"):
+            raise errors.PlanError(f"deadline_s={deadline_s!r} must be above 0 seconds and finite")
+        self._socket = os.fspath(socket) if socket is not None else default_socket()
+        self._stream = stream
+        self._transform = transform
+        self._collate_fn = collate_fn
+        self._prefetch_batches = prefetch_batches
+        self._topology = topology
+        self._deadline_s = deadline_s
+        self._private: PrivateDaemon | None = None
+        # Makes connected sockets where there is no path to connect to (`headrace.testing`).
+        self._dial: Callable[[], socketlib.socket] | None = None
+        # Where the next pass begins if that was said; None: it follows from the last pass.
+        self._next: Cursor | Seek | None = Seek(epoch=0)
+        # The cursor after the last batch that was handed out; None before the first.
+        self._delivered: Cursor | None = None
+        # The latest pass, while somebody holds it; where it began; the epoch of its last batch.
+        self._pass: weakref.ref[_Pass] | None = None
+        self._pass_start: Cursor | Seek = Seek(epoch=0)
+        self._epoch = 0
+        # The feed of the latest pass; None before the first and after a seek.
+        self._receiver: Receiver | None = None
+        # What `len` last answered, with the position that it answered for.
+        self._known: tuple[Cursor | Seek, m.Entries] | None = None
+
+    @classmethod
+    def local(cls, stream: Stream, *, memory: str = "1GiB", **options: Any) -> Self:  # noqa: ANN401
+        """Return a dataset with a daemon of its own, on a temporary socket.
+
+        The daemon ends with this process, whatever ends it, and is restarted if it dies first.
+
+        Args:
+            stream: What to read.
+            memory: The daemon's memory for batches.
+            **options: As for the constructor.
+
+        Raises:
+            DaemonUnavailableError: If the daemon cannot be started.
+        """
+        if not isinstance(stream, Stream):
+            raise errors.PlanError(f"stream={stream!r}: local() takes Stream(source, plan)")
+        private = PrivateDaemon(memory)
+        try:
+            dataset = cls(private.socket, stream, **options)
+            private.ensure_running()
+        except BaseException:
+            private.close()
+            raise
+        dataset._private = private
+        weakref.finalize(dataset, private.close)
+        return dataset
+
+    # ---- iterating ---------------------------------------------------------------------------
+
+    def __iter__(self) -> Iterator[Any]:
+        """Return a pass.  It begins with its first batch; until then it has no effect."""
+        return _Pass(self)
+
+    def __len__(self) -> int:
+        """Return the steps of this rank in the whole current epoch, whatever the position."""
+        position = self._upcoming() if self._active() is None else self._pass_start
+        return self._describe(position).steps
+
+    @property
+    def remaining(self) -> int:
+        """Steps from the position of `state_dict` to the end of the current epoch."""
+        if self._active() is None or self._next is not None:
+            return self._describe(self._upcoming()).remaining
+        assert self._delivered is not None
+        if self._delivered.epoch != self._epoch:
+            return 0  # the last batch was handed out, the loop has not asked for another yet
+        return self._describe(self._delivered).remaining
+
+    # ---- positions ---------------------------------------------------------------------------
+
+    def state_dict(self, *, after: Batch | Cursor | None = None) -> dict[str, Any]:
+        """Return the position as small plain data, ready for JSON; it loads on any rank.
+
+        Args:
+            after: The batch after which to continue; by default the last one handed out.
+
+        Raises:
+            DaemonUnavailableError: If nothing was handed out yet and the daemon, which knows the
+                manifest, cannot be asked.
+        """
+        if isinstance(after, Batch):
+            return after.cursor.to_state()
+        if isinstance(after, Cursor):
+            return after.to_state()
+        if after is not None:
+            raise errors.CursorError(
+                f"after={after!r}: give a batch of this dataset, or its cursor"
+            )
+        position = self._delivered if self._next is None else self._next
+        if isinstance(position, Cursor):
+            return position.to_state()
+        assert position is not None
+        return dict(self._describe(position).cursor)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Make the next pass continue where `state_dict` was taken; a pass in progress ends.
+
+        Raises:
+            CursorError: If it is no state, a newer one, or that of another plan.  Whether it
+                belongs to the data is seen when the next pass begins.
+        """
+        cursor = Cursor.from_state(state)
+        if isinstance(self._stream, Stream) and cursor.plan != self._stream.plan.digest:
+            raise errors.CursorError(
+                f"the state belongs to plan {cursor.plan[:12]}…, this dataset has plan "
+                f"{self._stream.plan.digest[:12]}… ({self._stream.plan!r}): load it into a dataset "
+                "with the plan that made it, or start anew with seek()"
+            )
+        self._jump(cursor)
+
+    def seek(
+        self, *, epoch: int | None = None, update: int | None = None, sample: int | None = None
+    ) -> None:
+        """Make the next pass begin elsewhere, in constant time; a pass in progress ends.
+
+        Args:
+            epoch: At the start of this epoch.
+            update: After this many steps, counted from the start of the run.
+            sample: After this many samples of all ranks; must be the edge of a batch.
+
+        Raises:
+            CursorError: If not exactly one is given, or it is no place to begin at.
+        """
+        where = Seek(epoch=epoch, update=update, sample=sample)
+        if epoch is not None:
+            self._jump(where)
+        else:
+            self._jump(Cursor.from_state(self._describe(where).cursor))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Make the next pass that of an epoch; does nothing if it is already.
+
+        Raises:
+            CursorError: If a pass through another epoch is in progress.
+        """
+        where = Seek(epoch=epoch)
+        active = self._active()
+        if active is not None:
+            current = self._epoch if self._next is None else self._next.epoch
+            if current != epoch:
+                raise errors.CursorError(
+                    f"set_epoch({epoch}) in the middle of epoch {current}: call it before the "
+                    "loop, or leave the loop first"
+                )
+        elif self._upcoming().epoch != epoch:
+            self._jump(where)
+
+    def _jump(self, where: Cursor | Seek) -> None:
+        self._end_feed()
+        self._pass = None
+        self._next = where
+
+    def _upcoming(self) -> Cursor | Seek:
+        """Return where the next pass begins; a `Seek` names an epoch."""
+        if self._next is not None:
+            return self._next
+        assert self._delivered is not None
+        if self._delivered.epoch > self._epoch:
+            return self._delivered
+        return Seek(epoch=self._epoch + 1)
+
+    def _active(self) -> _Pass | None:
+        """Return the pass that is in progress: begun, not over, and still held by somebody."""
+        current = self._pass() if self._pass is not None else None
+        return current if current is not None and not current.is_over else None
+
+    # ---- the feed of a pass ------------------------------------------------------------------
+
+    def _begin(self, new: _Pass) -> Receiver:
+        """Make a pass the current one and return where its batches come from."""
+        worker = get_worker_info()
+        if worker is not None:
+            raise errors.FeedError(
+                f"this dataset is in DataLoader worker {worker.id} of {worker.num_workers}: use "
+                "num_workers=0, the daemon already reads ahead in a process of its own",
+                code="workers",
+                fault="client",
+            )
+        start = self._upcoming()
+        continues = self._next is None and isinstance(start, Cursor)
+        receiver = self._receiver
+        if receiver is None or not receiver.is_ours or not continues:
+            self._end_feed()
+            receiver = self._open_feed(start)
+        self._next = self._pass_start = start  # the position until the first batch
+        self._pass = weakref.ref(new)
+        return receiver
+
+    def _open_feed(self, start: Cursor | Seek) -> Receiver:
+        topology = self._resolve_topology()
+        self._receiver = Receiver(
+            self._connector(),
+            m.Open(
+                stream=self._wire_stream(),
+                rank=topology.rank,
+                world_size=topology.world_size,
+                start=_wire_start(start),
+                prefetch=self._prefetch_batches,
+            ),
+            window=self._prefetch_batches,
+            deadline_s=self._deadline_s,
+        )
+        # The receiver's thread outlives us unless it is told.
+        self._hang_up = weakref.finalize(self, self._receiver.abandon)
+        return self._receiver
+
+    def _end_feed(self) -> None:
+        receiver, self._receiver = self._receiver, None
+        if receiver is not None:
+            self._hang_up.detach()
+            receiver.stop()
+
+    def _deliver(self, batch: Batch) -> None:
+        self._delivered = batch.cursor
+        self._epoch = batch.meta["epoch"]
+        self._next = None
+
+    def close(self) -> None:
+        """End the feed, and the daemon if it is a private one; the position stays."""
+        self._end_feed()
+        self._pass = None
+        if self._private is not None:
+            self._private.close()
+
+    # ---- asking the daemon -------------------------------------------------------------------
+
+    @property
+    def manifest(self) -> ManifestView:
+        """Names and sizes of the samples by index; they stay in the daemon."""
+        return ManifestView(self)
+
+    def read(self, indices: Iterable[int]) -> list[tuple[str, Any]]:
+        """Return single samples by index, as iterating over a batch does; undecoded.
+
+        Raises:
+            HeadraceError: If an index is outside the manifest or a sample cannot be read.
+        """
+        wanted = tuple(indices)
+        samples: list[tuple[str, Any]] = []
+        for start in range(0, len(wanted), _READ_INDICES):
+            part = wanted[start : start + _READ_INDICES]
+            answer = self._ask(m.Read(stream=self._wire_stream(), indices=part))
+            assert isinstance(answer, Payload)
+            header = answer.header
+            assert isinstance(header, m.Samples)
+            values = columns(header, answer.payload)
+            samples += zip(header.keys, values["data"], strict=True)
+        return samples
+
+    def _describe(self, where: Cursor | Seek, indices: tuple[int, ...] = ()) -> m.Entries:
+        """Return what the daemon knows of a position, and of some samples."""
+        if not indices and self._known is not None and self._known[0] == where:
+            return self._known[1]
+        topology = self._resolve_topology()
+        answer = self._ask(
+            m.Lookup(
+                stream=self._wire_stream(),
+                rank=topology.rank,
+                world_size=topology.world_size,
+                start=_wire_start(where),
+                indices=indices,
+            )
+        )
+        assert isinstance(answer, m.Entries)
+        self._known = (where, answer)
+        return answer
+
+    def _ask(self, message: m.Lookup | m.Read) -> Event:
+        connect = self._connector()
+        retry = Retry(min(self._deadline_s, FIRST_CONNECT_S), threading.Event().wait)
+        while True:
+            try:
+                with connect(None) as channel:
+                    return channel.request(message)
+            except ConnectionLostError as error:
+                if not retry.pause():
+                    raise errors.DaemonUnavailableError(
+                        f"{error} (tried for {retry.deadline_s:g} s)"
+                    ) from error
+
+    def _connector(self) -> Connect:
+        # Holds no reference to the dataset: the receiver's thread must not keep it alive.
+        private, path, dial = self._private, self._socket, self._dial
+        silence_s = max(self._deadline_s, SILENCE_S)
+
+        def connect(allocate: Allocate | None) -> Channel:
+            if private is not None:
+                private.ensure_running()
+            if dial is not None:
+                return Channel(dial(), allocate=allocate, silence_s=silence_s).greeted()
+            return Channel.connect(path, allocate=allocate, silence_s=silence_s)
+
+        return connect
+
+    def _wire_stream(self) -> str | dict[str, Any]:
+        if isinstance(self._stream, Stream):
+            plain: dict[str, Any] = msgspec.to_builtins(self._stream.anchored())
+            return plain
+        return self._stream or ""
+
+    def _resolve_topology(self) -> Topology:
+        if self._topology is None:
+            self._topology = resolve()
+        return self._topology
+
+    def __getstate__(self) -> NoReturn:
+        raise TypeError(
+            "a DaemonDataset cannot be pickled, so it has no DataLoader workers: use "
+            "num_workers=0, the daemon already reads ahead in a process of its own"
+        )
+
+
+class ManifestView(Sequence[Entry]):
+    """The inventory of a stream, answered by the daemon entry by entry."""
+
+    def __init__(self, dataset: DaemonDataset) -> None:
+        self._dataset = dataset
+
+    @property
+    def digest(self) -> str:
+        """The digest of the manifest."""
+        return self._dataset._describe(Seek(epoch=0)).manifest
+
+    def __len__(self) -> int:
+        return self._dataset._describe(Seek(epoch=0)).length
+
+    @overload
+    def __getitem__(self, index: int) -> Entry: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Entry]: ...
+    def __getitem__(self, index: int | slice) -> Entry | list[Entry]:
+        length = len(self)
+        if isinstance(index, slice):
+            return self._entries(tuple(range(*index.indices(length))))
+        if not -length <= index < length:
+            raise IndexError(f"sample {index} is outside the manifest of {length} samples")
+        return self._entries((index % length,))[0]
+
+    def _entries(self, indices: tuple[int, ...]) -> list[Entry]:
+        entries: list[Entry] = []
+        for start in range(0, len(indices), _LOOKUP_INDICES):
+            part = indices[start : start + _LOOKUP_INDICES]
+            answer = self._dataset._describe(Seek(epoch=0), part)
+            entries += map(Entry, answer.names, answer.sizes)
+        return entries
+
+
+class _Pass:
+    """One pass over a dataset: the iterator that a loop holds."""
+
+    def __init__(self, dataset: DaemonDataset) -> None:
+        self._dataset = dataset
+        # None until the first batch is asked for.
+        self._receiver: Receiver | None = None
+        self._start_epoch = 0
+        self.is_over = False
+        # What ended the pass, to be raised again; None for a regular end.
+        self._failure: BaseException | None = None
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Any:  # noqa: ANN401 - a batch, or what the user's functions made of it
+        if self._failure is not None:
+            raise self._failure
+        if self.is_over:
+            raise StopIteration
+        try:
+            return self._advance()
+        except StopIteration:
+            self.is_over = True
+            raise
+        except BaseException as error:
+            # A batch may be lost on its way to the loop: this pass must not go on after it.
+            self.is_over = True
+            self._failure = error
+            if self._is_current():
+                self._dataset._end_feed()
+            raise
+
+    def _is_current(self) -> bool:
+        current = self._dataset._pass
+        return current is not None and current() is self
+
+    def _advance(self) -> Any:  # noqa: ANN401 - see __next__
+        dataset = self._dataset
+        if self._receiver is None:
+            self._receiver = dataset._begin(self)
+            assert dataset._next is not None
+            assert dataset._next.epoch is not None
+            self._start_epoch = dataset._next.epoch
+        elif not self._is_current():
+            raise errors.FeedError(
+                "this pass was ended by a newer one, or by seek(), load_state_dict() or close(): "
+                "call iter() anew",
+                code="pass",
+                fault="client",
+            )
+        while True:
+            item = self._receiver.next()
+            match item:
+                case Payload():
+                    batch = unpack(item)
+                    self._receiver.consumed(item)
+                    value = apply(batch, dataset._transform, dataset._collate_fn)
+                    dataset._deliver(batch)
+                    return value
+                case m.EpochEnd(epoch=epoch) if epoch < self._start_epoch:
+                    continue  # of the pass before, which was left after its last batch
+                case _:
+                    raise StopIteration
+
+
+def _wire_start(where: Cursor | Seek) -> dict[str, Any]:
+    if isinstance(where, Cursor):
+        return where.to_state()
+    named = {name: value for name, value in msgspec.to_builtins(where).items() if value is not None}
+    return {"seek": named}

@@ -1,0 +1,342 @@
+"""The receiver: a thread that keeps a few batches of one feed ready in the trainer.
+
+Invariant: what comes out of `next` is the order of the plan without gap or repeat, whatever
+happens to the connection or to the daemon.  The receiver knows the cursor after the last batch
+that it *received* and reconnects there; what it cannot continue exactly, it ends with an error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import threading
+import weakref
+from typing import TYPE_CHECKING, Any, Final
+
+from . import errors
+from .client import Channel, ConnectionLostError, Retry, raise_error
+from .protocol import Payload, State
+from .protocol import messages as m
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+FIRST_CONNECT_S: Final = 5.0
+"""How long a first connection waits for a daemon that is just being started, seconds; a wrong path
+should not cost a user minutes."""
+
+_CLOSE_S: Final = 5.0
+"""How long `stop` waits for the daemon to take the feed's memory back, seconds."""
+
+Item = Payload | m.EpochEnd | m.End
+
+
+class _StoppedError(Exception):
+    """`stop` was called."""
+
+
+class Receiver:
+    """Receives one feed in a thread of its own.
+
+    Args:
+        connect: Connects and greets; given the allocator of payload buffers.
+        request: What to open; position, credit and token are filled in.
+        window: Batches that may be ready or under way, >= 1.
+        deadline_s: How long a daemon that went away may stay away, seconds.
+        on_notice: Called in the thread with what the daemon tells while it is waited for.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[Callable[[int], memoryview] | None], Channel],
+        request: m.Open,
+        *,
+        window: int,
+        deadline_s: float,
+        on_notice: Callable[[m.Notice], None] = lambda notice: None,
+    ) -> None:
+        self._connect = connect
+        self._request = request
+        self._window = window
+        self._deadline_s = deadline_s
+        self._on_notice = on_notice
+        self._pid = os.getpid()
+        self._items: queue.SimpleQueue[Item | BaseException] = queue.SimpleQueue()
+        self._buffers = _Buffers(window + 2)
+        self._is_stopping = threading.Event()
+        # Guards the fields below, which both threads use.
+        self._lock = threading.Lock()
+        self._channel: Channel | None = None  # None while there is no connection
+        self._num_received = 0
+        self._num_consumed = 0
+        self._num_granted = 0  # as counted by the present connection
+        self._num_received_before = 0  # by earlier connections
+        # What the first opening said; later ones must agree with it.
+        self.opened: m.Opened | None = None
+        # The cursor after the last batch received, None before the first opening.
+        self._received: dict[str, Any] | None = None
+        self._first = request.first
+        # An error that ended the feed, to be raised again.
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="headrace receiver", daemon=True)
+        _all_receivers.add(self)
+        self._thread.start()
+
+    @property
+    def is_ours(self) -> bool:
+        """False in a child process that was forked after the receiver was made."""
+        return self._pid == os.getpid()
+
+    # ---- the trainer's side ------------------------------------------------------------------
+
+    def next(self) -> Item:
+        """Return the next item; waits for it.  `consumed` must follow each batch.
+
+        Raises:
+            HeadraceError: What ended the feed, now and at every later call.
+        """
+        if not self.is_ours:
+            raise errors.FeedError(
+                "this iterator belongs to the parent process: call iter() anew after a fork",
+                code="fork",
+                fault="client",
+            )
+        if self._failure is not None:
+            raise self._failure
+        item = self._items.get()
+        if isinstance(item, BaseException):
+            self._failure = item
+            raise item
+        return item
+
+    def consumed(self, batch: Payload) -> None:
+        """Take note that the bytes of a batch are copied out: its buffer and credit are free."""
+        self._buffers.give_back(batch.payload)
+        with self._lock:
+            self._num_consumed += 1
+            total = self._window + self._num_consumed - self._num_received_before
+            channel = self._channel
+            # Several batches share a message where the window allows it.
+            if channel is None or total - self._num_granted < max(1, self._window // 2):
+                return
+            self._num_granted = total
+        # If the connection is lost, the thread notices too, and grants anew.
+        with contextlib.suppress(ConnectionLostError):
+            channel.send_if(State.STREAMING, lambda: m.Credit(total=total))
+
+    def stop(self) -> None:
+        """End the feed and wait until the daemon has taken its memory back."""
+        if not self.is_ours:
+            return
+        self._is_stopping.set()
+        with self._lock:
+            channel = self._channel
+        if channel is not None:
+            with contextlib.suppress(ConnectionLostError):
+                if not (
+                    channel.send_if(State.STREAMING, m.Close)
+                    or channel.send_if(State.OPENING, m.Close)
+                ):
+                    channel.shutdown()
+        self._thread.join(_CLOSE_S)
+        if self._thread.is_alive() and channel is not None:
+            channel.shutdown()
+            self._thread.join(_CLOSE_S)
+
+    def abandon(self) -> None:
+        """Hang up at once: for finalizers, and for the child after a fork."""
+        self._is_stopping.set()
+        if self._channel is not None:
+            if self.is_ours:
+                self._channel.shutdown()
+            else:
+                self._channel.close()  # the child's copy; the parent goes on
+
+    # ---- the thread --------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            while True:
+                channel = self._open()
+                try:
+                    if self._stream(channel):
+                        return
+                finally:
+                    with self._lock:
+                        self._channel = None
+                    channel.close()
+        except _StoppedError:
+            pass
+        except BaseException as error:  # noqa: BLE001 - the trainer waits for whatever it is
+            self._items.put(error)
+
+    def _open(self) -> Channel:
+        """Connect and open the feed at the received cursor, again and again up to the deadline."""
+        is_first = self.opened is None
+        deadline_s = min(self._deadline_s, FIRST_CONNECT_S) if is_first else self._deadline_s
+        retry = Retry(deadline_s, self._is_stopping.wait)
+        while True:
+            try:
+                return self._try_open()
+            except ConnectionLostError as error:
+                cause: errors.HeadraceError = error
+            except errors.FeedError as error:
+                # A full budget is worth waiting for only where the feed had its place before.
+                if not error.retryable or (is_first and isinstance(error, errors.BudgetError)):
+                    raise
+                cause = error
+            if not retry.pause():
+                if self._is_stopping.is_set():
+                    raise _StoppedError
+                raise errors.DaemonUnavailableError(
+                    f"{cause} (tried for {retry.deadline_s:g} s"
+                    + ("" if is_first else ", the deadline_s of this dataset")
+                    + ")"
+                ) from cause
+
+    def _try_open(self) -> Channel:
+        channel = self._connect(self._buffers.allocate)
+        try:
+            with self._lock:
+                self._channel = channel
+                self._num_received_before = self._num_received
+                credit = self._window + self._num_consumed - self._num_received
+                self._num_granted = credit
+            request = m.Open(
+                stream=self._request.stream,
+                rank=self._request.rank,
+                world_size=self._request.world_size,
+                start=self._request.start if self._received is None else self._received,
+                first=self._first,
+                stride=self._request.stride,
+                epochs=self._request.epochs,
+                prefetch=self._request.prefetch,
+                transport=self._request.transport,
+                credit=credit,
+                token="" if self.opened is None else self.opened.token,
+            )
+            if self._is_stopping.is_set():
+                raise _StoppedError
+            channel.send(request)
+            while True:
+                event = channel.receive()
+                match event:
+                    case m.Opened():
+                        self._check_opened(event)
+                        return channel
+                    case m.Notice():
+                        self._on_notice(event)
+                    case m.End():
+                        raise _StoppedError
+                    case m.Error():
+                        raise_error(event)
+                    case _:
+                        raise errors.RemoteProtocolError(f"{event!r} where opened is due")
+        except BaseException:
+            with self._lock:
+                self._channel = None
+            channel.close()
+            raise
+
+    def _check_opened(self, opened: m.Opened) -> None:
+        before = self.opened
+        if before is not None and (before.plan, before.manifest) != (opened.plan, opened.manifest):
+            raise errors.ManifestMismatchError(
+                f"the daemon came back with plan {opened.plan[:12]}… and manifest "
+                f"{opened.manifest[:12]}…, this pass runs plan {before.plan[:12]}… and manifest "
+                f"{before.manifest[:12]}…: the configuration or the data changed meanwhile"
+            )
+        self.opened = opened
+        if self._received is None:
+            self._received = opened.cursor
+
+    def _stream(self, channel: Channel) -> bool:
+        """Receive until the feed ends (True) or the connection is lost (False)."""
+        try:
+            while True:
+                event = channel.receive(is_awaited=self._is_awaited)
+                match event:
+                    case Payload(header=m.Batch() as header):
+                        self._check_order(header)
+                        with self._lock:
+                            self._num_received += 1
+                        self._received = header.cursor
+                        self._first = self._request.stride - 1
+                        self._items.put(event)
+                    case m.EpochEnd():
+                        self._received = event.cursor
+                        self._first = self._request.first
+                        self._items.put(event)
+                    case m.End():
+                        self._items.put(event)
+                        return True
+                    case m.Notice():
+                        self._on_notice(event)
+                    case m.Error():
+                        raise_error(event)
+                    case _:
+                        raise errors.RemoteProtocolError(f"{event!r} within a stream")
+        except ConnectionLostError:
+            pass
+        except errors.FeedError as error:
+            if not error.retryable:
+                raise
+        if self._is_stopping.is_set():
+            raise _StoppedError
+        return False
+
+    def _is_awaited(self) -> bool:
+        with self._lock:
+            return self._num_granted > self._num_received - self._num_received_before
+
+    def _check_order(self, header: m.Batch) -> None:
+        """A wrong order of samples is worse than a stop."""
+        assert self._received is not None
+        epoch, step = self._received["epoch"], self._received["step"] + self._first
+        if (header.epoch, header.step) != (epoch, step):
+            raise errors.RemoteProtocolError(
+                f"the daemon sent step {header.step} of epoch {header.epoch} where step {step} of "
+                f"epoch {epoch} is due"
+            )
+
+
+class _Buffers:
+    """Buffers that payloads are received into, used again and again.
+
+    Args:
+        limit: How many are kept.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._free: list[bytearray] = []
+        self._size = 0
+
+    def allocate(self, num_bytes: int) -> memoryview:
+        """Return a writable buffer of a size."""
+        self._size = max(self._size, num_bytes)
+        try:
+            buffer = self._free.pop()
+        except IndexError:
+            buffer = bytearray(self._size)
+        if len(buffer) < num_bytes:
+            buffer = bytearray(self._size)
+        return memoryview(buffer)[:num_bytes]
+
+    def give_back(self, view: memoryview) -> None:
+        """Take a buffer back; the caller has no other view of it."""
+        buffer = view.obj
+        if isinstance(buffer, bytearray) and len(self._free) < self._limit:
+            self._free.append(buffer)
+
+
+_all_receivers: weakref.WeakSet[Receiver] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for receiver in list(_all_receivers):
+        receiver.abandon()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
