@@ -8,6 +8,7 @@ that it *received* and reconnects there; what it cannot continue exactly, it end
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import queue
 import threading
@@ -21,6 +22,8 @@ from .protocol import messages as m
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+logger = logging.getLogger(__name__)
 
 FIRST_CONNECT_S: Final = 5.0
 """How long a first connection waits for a daemon that is just being started, seconds; a wrong path
@@ -44,7 +47,6 @@ class Receiver:
         request: What to open; position, credit and token are filled in.
         window: Batches that may be ready or under way, >= 1.
         deadline_s: How long a daemon that went away may stay away, seconds.
-        on_notice: Called in the thread with what the daemon tells while it is waited for.
     """
 
     def __init__(
@@ -54,13 +56,11 @@ class Receiver:
         *,
         window: int,
         deadline_s: float,
-        on_notice: Callable[[m.Notice], None] = lambda notice: None,
     ) -> None:
         self._connect = connect
         self._request = request
         self._window = window
         self._deadline_s = deadline_s
-        self._on_notice = on_notice
         self._pid = os.getpid()
         self._items: queue.SimpleQueue[Item | BaseException] = queue.SimpleQueue()
         self._buffers = _Buffers(window + 2)
@@ -77,6 +77,8 @@ class Receiver:
         # The cursor after the last batch received, None before the first opening.
         self._received: dict[str, Any] | None = None
         self._first = request.first
+        # Tries since the last batch; None while batches come.
+        self._retry: Retry | None = None
         # An error that ended the feed, to be raised again.
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="headrace receiver", daemon=True)
@@ -174,26 +176,33 @@ class Receiver:
     def _open(self) -> Channel:
         """Connect and open the feed at the received cursor, again and again up to the deadline."""
         is_first = self.opened is None
-        deadline_s = min(self._deadline_s, FIRST_CONNECT_S) if is_first else self._deadline_s
-        retry = Retry(deadline_s, self._is_stopping.wait)
+        if self._retry is not None and not self._retry.pause():
+            # Connections come and go without a batch: that is an absent daemon, too.
+            cause: errors.HeadraceError = ConnectionLostError("the daemon breaks each connection")
+            raise self._give_up(self._retry, cause)
+        if self._retry is None:
+            deadline_s = min(self._deadline_s, FIRST_CONNECT_S) if is_first else self._deadline_s
+            self._retry = Retry(deadline_s, self._is_stopping.wait)
         while True:
             try:
                 return self._try_open()
             except ConnectionLostError as error:
-                cause: errors.HeadraceError = error
+                cause = error
             except errors.FeedError as error:
                 # A full budget is worth waiting for only where the feed had its place before.
                 if not error.retryable or (is_first and isinstance(error, errors.BudgetError)):
                     raise
                 cause = error
-            if not retry.pause():
-                if self._is_stopping.is_set():
-                    raise _StoppedError
-                raise errors.DaemonUnavailableError(
-                    f"{cause} (tried for {retry.deadline_s:g} s"
-                    + ("" if is_first else ", the deadline_s of this dataset")
-                    + ")"
-                ) from cause
+            if not self._retry.pause():
+                raise self._give_up(self._retry, cause)
+
+    def _give_up(self, retry: Retry, cause: errors.HeadraceError) -> Exception:
+        if self._is_stopping.is_set():
+            return _StoppedError()
+        whose = ", the deadline_s of this dataset" if self.opened is not None else ""
+        error = errors.DaemonUnavailableError(f"{cause} (tried for {retry.deadline_s:g} s{whose})")
+        error.__cause__ = cause
+        return error
 
     def _try_open(self) -> Channel:
         channel = self._connect(self._buffers.allocate)
@@ -226,7 +235,7 @@ class Receiver:
                         self._check_opened(event)
                         return channel
                     case m.Notice():
-                        self._on_notice(event)
+                        _log(event)
                     case m.End():
                         raise _StoppedError
                     case m.Error():
@@ -241,6 +250,10 @@ class Receiver:
 
     def _check_opened(self, opened: m.Opened) -> None:
         before = self.opened
+        if before is not None:
+            logger.info(
+                "daemon is back epoch=%d step=%d", opened.cursor["epoch"], opened.cursor["step"]
+            )
         if before is not None and (before.plan, before.manifest) != (opened.plan, opened.manifest):
             raise errors.ManifestMismatchError(
                 f"the daemon came back with plan {opened.plan[:12]}… and manifest "
@@ -263,6 +276,7 @@ class Receiver:
                             self._num_received += 1
                         self._received = header.cursor
                         self._first = self._request.stride - 1
+                        self._retry = None
                         self._items.put(event)
                     case m.EpochEnd():
                         self._received = event.cursor
@@ -272,7 +286,7 @@ class Receiver:
                         self._items.put(event)
                         return True
                     case m.Notice():
-                        self._on_notice(event)
+                        _log(event)
                     case m.Error():
                         raise_error(event)
                     case _:
@@ -284,6 +298,7 @@ class Receiver:
                 raise
         if self._is_stopping.is_set():
             raise _StoppedError
+        logger.warning("daemon lost, connecting again deadline_s=%g", self._deadline_s)
         return False
 
     def _is_awaited(self) -> bool:
@@ -299,6 +314,12 @@ class Receiver:
                 f"the daemon sent step {header.step} of epoch {header.epoch} where step {step} of "
                 f"epoch {epoch} is due"
             )
+
+
+def _log(notice: m.Notice) -> None:
+    total = "" if notice.total is None else f" of {notice.total}"
+    done = "" if notice.done is None else f" done={notice.done}{total}"
+    logger.info("daemon is busy kind=%s%s: %s", notice.kind, done, notice.text)
 
 
 class _Buffers:
