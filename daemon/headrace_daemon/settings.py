@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, get_args, get_type_hints
 import msgspec
 
 from headrace.client import DEFAULT_SOCKET
-from headrace.errors import HeadraceError
+from headrace.plans import Plan
 from headrace.sources import Objects, Stream
 
 from .errors import SettingsError
@@ -45,6 +45,10 @@ def parse_size(text: str | int) -> int:
     if size < 1:
         raise ValueError(f"{text!r} is too small: a size is at least 1 byte")
     return size
+
+
+_T = TypeVar("_T")
+_PLANS: Final = {str(plan.__struct_config__.tag) for plan in get_args(Plan)}
 
 
 class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -179,12 +183,19 @@ def parse(data: dict[str, Any], *, origin: str) -> Settings:
         SettingsError: Naming the origin, the key, its value and what is allowed.
     """
     _check_keys(data, Settings, "", origin)
+    streams = data.get("streams", {})
+    if isinstance(streams, dict):
+        # One by one: within a dictionary msgspec does not say which.
+        for name, stream in streams.items():
+            _convert(stream, Stream, f"streams.{name}", origin)
+    return _convert(data, Settings, "", origin)
+
+
+def _convert(data: object, kind: type[_T], path: str, origin: str) -> _T:
     try:
-        return msgspec.convert(data, Settings)
+        return msgspec.convert(data, kind)
     except msgspec.ValidationError as error:
-        raise SettingsError(f"{origin}: {_explain(data, str(error))}") from None
-    except HeadraceError as error:
-        raise SettingsError(f"{origin}: {error}") from None
+        raise SettingsError(f"{origin}: {_explain(data, path, str(error))}") from None
 
 
 def _check_keys(data: object, struct: type[msgspec.Struct], path: str, origin: str) -> None:
@@ -228,21 +239,26 @@ def _struct_of(kind: object, value: object) -> type[msgspec.Struct] | None:
 
 
 _AT: Final = re.compile(r" - at `\$\.?(.*)`$")
+_KEY: Final = re.compile(r"(\w+): ")
 
 
-def _explain(data: dict[str, Any], message: str) -> str:
+def _explain(data: Any, path: str, message: str) -> str:  # noqa: ANN401 - whatever TOML holds
     """Turn msgspec's sentence into one that begins with the path and shows the value."""
-    match = _AT.search(message)
-    path = match[1] if match else ""
-    value: Any = data
-    try:
-        for part in filter(None, re.split(r"\.|\[|\]", path)):
-            if part == "...":
-                # msgspec shortens the keys of a dict: find the table by trying each.
-                return f"{path}: {message[: match.start()] if match else message}"
+    at = _AT.search(message)
+    text = message[: at.start()] if at else message
+    keys = re.findall(r"\w+", at[1]) if at else []
+    key = _KEY.match(text)
+    if key is not None:  # a table has checked one of its own values
+        keys.append(key[1])
+        text = text[key.end() :]
+    value = data
+    for part in keys:
+        try:
             value = value[int(part)] if isinstance(value, list) else value[part]
-    except (KeyError, IndexError, TypeError, ValueError):
-        value = data
-    text = message[: match.start()] if match else message
-    shown = "" if isinstance(value, dict) else f" = {value!r}"
-    return f"{path}{shown}: {text}" if path else text
+        except (KeyError, IndexError, TypeError, ValueError):
+            value = None
+    where = ".".join([*([path] if path else []), *keys])
+    shown = "" if value is None or isinstance(value, dict) else f" = {value!r}"
+    if where.endswith("plan.type"):
+        text = f"unknown plan; allowed: {', '.join(sorted(_PLANS))}"
+    return f"{where}{shown}: {text}" if where else text

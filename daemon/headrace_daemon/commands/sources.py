@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from headrace.errors import PlanError
@@ -49,6 +50,7 @@ def list_with_progress(source: Source) -> Manifest:
         TextColumn("listing {task.description}: {task.completed} objects"),
         TimeElapsedColumn(),
         transient=True,
+        console=Console(stderr=True),
     ) as progress:
         task = progress.add_task(source.uri, total=None)
         return list_folder(source, lambda found: progress.update(task, completed=found))

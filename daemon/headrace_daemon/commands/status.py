@@ -57,8 +57,19 @@ def _show(console: Console, report: dict[str, Any]) -> None:
         console.print("feeds    none", highlight=False)
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("feed", "rank", "epoch", "step", "ready", "slots", "sent", "waits for"):
-        table.add_column(title, justify="left" if title in ("feed", "waits for") else "right")
+    for title in (
+        "feed",
+        "rank",
+        "epoch",
+        "step",
+        "ready",
+        "slots",
+        "batches",
+        "sent",
+        "waits for",
+    ):
+        is_text = title in ("feed", "waits for")
+        table.add_column(title, justify="left" if is_text else "right", no_wrap=not is_text)
     for feed in report["feeds"]:
         table.add_row(
             feed["stream"] or feed["source"],
@@ -67,7 +78,8 @@ def _show(console: Console, report: dict[str, Any]) -> None:
             str(feed["step"]),
             str(feed["ready"]),
             f"{feed['slots']} × {decimal(feed['slot_bytes'])}",
-            f"{feed['batches']} batches, {decimal(feed['bytes'])}",
+            str(feed["batches"]),
+            decimal(feed["bytes"]),
             _verdict(feed),
         )
     console.print(table)

@@ -18,7 +18,12 @@ from .order import KeyedOrder, SequentialOrder
 
 
 class FixedBatches(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type"
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    forbid_unknown_fields=True,
+    tag_field="type",
+    repr_omit_defaults=True,
 ):
     """What all plans with batches of a fixed size share.
 
