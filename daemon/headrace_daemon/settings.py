@@ -10,7 +10,7 @@ import difflib
 import os
 import re
 import tomllib
-from typing import TYPE_CHECKING, Any, Final, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, Final, TypeVar, get_args, get_type_hints
 
 import msgspec
 
