@@ -45,12 +45,14 @@ def current_manifest(settings: Settings, source: Source) -> Manifest:
 
 def list_with_progress(source: Source) -> Manifest:
     """List a source, with a line of progress on a terminal."""
+    console = Console(stderr=True)
     with Progress(
         SpinnerColumn(),
         TextColumn("listing {task.description}: {task.completed} objects"),
         TimeElapsedColumn(),
         transient=True,
-        console=Console(stderr=True),
+        console=console,
+        disable=not console.is_terminal,
     ) as progress:
         task = progress.add_task(source.uri, total=None)
         return list_folder(source, lambda found: progress.update(task, completed=found))

@@ -138,7 +138,6 @@ class Feed:
 
         The caller has given back what it took, and runs or has run `run`.
         """
-        self._is_stopping = True
         self.halt()
         for item in self._items:
             if isinstance(item, ReadyBatch) and item.task is not None:
@@ -152,6 +151,7 @@ class Feed:
 
     def halt(self) -> None:
         """Plan nothing more; what is planned and placed is still read."""
+        self._is_stopping = True
         if self._task is not None:
             self._task.cancel()
 

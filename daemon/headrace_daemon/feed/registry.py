@@ -231,8 +231,9 @@ class FeedRegistry:
 
     async def close(self, entry: OpenFeed) -> None:
         """End a feed and take its memory back; a second call does nothing."""
-        if self._feeds.pop(entry.token, None) is None:
+        if self._feeds.get(entry.token) is not entry:
             return
+        del self._feeds[entry.token]
         entry.unpark()
         await entry.feed.stop()
         entry.feed.pool.close()

@@ -125,16 +125,18 @@ class Listener:
 
     async def run(self) -> None:
         """Accept and serve until `stop`, then until all sessions have ended."""
-        async with asyncio.TaskGroup() as tasks:
-            accepting = tasks.create_task(self._accept(tasks), name="accept")
-            await self._is_stopping.wait()
-            accepting.cancel()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                accepting = tasks.create_task(self._accept(tasks), name="accept")
+                await self._is_stopping.wait()
+                accepting.cancel()
+        finally:
+            self._sock.close()
 
     def stop(self) -> None:
         """Accept nothing more, and let the sessions drain."""
         if not self._is_stopping.is_set():
             self._is_stopping.set()
-            self._sock.close()
             for session in self._sessions:
                 session.drain()
 

@@ -8,6 +8,7 @@ The session owns its raw non-blocking socket: batches are written from their slo
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 import time
@@ -56,6 +57,12 @@ MAX_INDICES: Final = 4096
 HEARTBEAT_S: Final = 2.0
 """A client that waits for something hears from the daemon at least this often, in seconds.  It may
 take a daemon that is silent for several times as long for dead."""
+
+GREETING_S: Final = 10.0
+"""How long a new connection may take to say hello, in seconds."""
+
+FAREWELL_S: Final = 1.0
+"""How long a client that broke the protocol has to read why, in seconds."""
 
 _RECEIVE_BYTES: Final = 64 << 10
 _SEND_BUFFER_BYTES: Final = 4 << 20
@@ -112,6 +119,8 @@ class Session:
         # Payloads to send between batches: header, memory, and what to do once it is written.
         self._replies: deque[tuple[m.Samples, memoryview, asyncio.Future[None]]] = deque()
         self._wake = asyncio.Event()
+        # Set whenever all that was to be sent is in the socket.
+        self._is_written = asyncio.Event()
         self._is_draining = False
         # Tells when the client's process is gone; None before and after `run`.
         self._watch: DeathWatch | None = None
@@ -140,7 +149,8 @@ class Session:
     def _on_death(self) -> None:
         self._is_draining = True
         # Ends `_receive`, also where a forked child of the client still holds the connection.
-        self._sock.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
 
     def _leave(self) -> None:
         assert self._watch is not None
@@ -162,19 +172,23 @@ class Session:
         loop = asyncio.get_running_loop()
         connection = self._connection
         while connection.state is not State.CLOSED:
-            data = await loop.sock_recv(self._sock, _RECEIVE_BYTES)
+            async with asyncio.timeout(GREETING_S if connection.state is State.NEW else None):
+                data = await loop.sock_recv(self._sock, _RECEIVE_BYTES)
             if not data:
                 connection.receive_eof()
                 raise _Over
             for event in connection.receive_data(data):
                 assert not isinstance(event, tuple), "a daemon receives no payloads"
-                logger.debug("< %s session=%s", event, self.name)
+                logger.debug("< %s session=%s", m.word(event), self.name)
                 await self._handle(event, tasks)
             self._wake.set()
         if connection.failure is not None:
             logger.warning(
                 "client broke the protocol session=%s: %s", self.name, connection.failure
             )
+        # `_transmit` says goodbye and ends the session, unless the client does not listen.
+        await asyncio.sleep(FAREWELL_S)
+        raise _Over
 
     async def _handle(self, event: m.Message, tasks: asyncio.TaskGroup) -> None:
         match event:
@@ -214,6 +228,8 @@ class Session:
         else:
             entry.feed.on_change = self._wake.set
             self.entry = entry
+            if self._is_draining:
+                entry.feed.halt()
             if connection.state is State.OPENING:
                 connection.send(_opened(entry))
         finally:
@@ -253,7 +269,10 @@ class Session:
                 self._connection.send(to_message(refusal, scope="request", request=request.request))
             except HeadraceError as error:
                 self._connection.send(to_message(error, scope="request", request=request.request))
+            # One answer at a time: a client that does not read them gets no more.
+            self._is_written.clear()
             self._wake.set()
+            await self._is_written.wait()
 
     async def _look_up(self, request: m.Lookup) -> m.Entries:
         topology = Topology(request.rank, request.world_size)
@@ -436,6 +455,7 @@ class Session:
                 sent -= len(views.pop(0))
             if sent:
                 views[0] = views[0][sent:]
+        self._is_written.set()
 
     async def _writable(self) -> None:
         loop = asyncio.get_running_loop()
