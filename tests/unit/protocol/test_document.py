@@ -13,6 +13,7 @@ import headrace_daemon
 from headrace import errors
 from headrace.protocol import Connection, Payload, Role, State
 from headrace.protocol import messages as m
+from headrace.protocol.credit import MAX_CREDIT
 from headrace.protocol.states import TRANSITIONS
 from headrace_daemon import errors as daemon_errors
 from tests.support import protocol_doc
@@ -105,6 +106,10 @@ def test_document_has_every_code_that_an_error_may_carry() -> None:
         for code in re.findall(r'\bcode="(\w+)"', path.read_text())
     }
     assert (of_classes | in_calls) - OUR_OWN_CODES - documented == set()
+
+
+def test_document_has_the_limit_of_credit() -> None:
+    assert f"{MAX_CREDIT:,}" in section("Credit")
 
 
 # ---- the example -----------------------------------------------------------------------------

@@ -37,7 +37,7 @@ def test_nothing_comes_after_closed() -> None:
     assert TRANSITIONS[State.CLOSED] == {}
 
 
-@pytest.mark.parametrize("state", set(State) - {State.CLOSED})
+@pytest.mark.parametrize("state", [state for state in State if state is not State.CLOSED])
 def test_daemon_can_end_the_connection_in_any_state(state: State) -> None:
     assert advance(state, "error.connection") is State.CLOSED
 
@@ -48,7 +48,7 @@ def test_word_that_is_not_in_the_table_is_not_allowed() -> None:
 
 
 @pytest.mark.parametrize("word", ["error.request", "notice", "report", "entries", "samples"])
-@pytest.mark.parametrize("state", set(State) - {State.NEW, State.GREETED, State.CLOSED})
+@pytest.mark.parametrize("state", [State.READY, State.OPENING, State.STREAMING, State.CLOSING])
 def test_answers_and_notices_change_no_state(state: State, word: str) -> None:
     assert advance(state, word) is state
 
