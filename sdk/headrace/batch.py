@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .errors import RemoteProtocolError
 from .plans.cursor import Cursor
 from .protocol import Payload
 from .protocol import messages as m
@@ -99,6 +100,7 @@ def unpack(received: Payload) -> Batch:
     """Return a batch with its bytes copied out of the buffer they were received into."""
     header = received.header
     assert isinstance(header, m.Batch)
+    values = columns(header, received.payload)
     meta = {
         "epoch": header.epoch,
         "step": header.step,
@@ -108,7 +110,7 @@ def unpack(received: Payload) -> Batch:
         **header.meta,
     }
     return Batch(
-        columns(header, received.payload),
+        values,
         sample_keys=list(header.keys or ()),
         indices=np.frombuffer(header.ids, dtype="<u8"),
         flags=np.frombuffer(header.flags, dtype=np.uint8),
@@ -118,7 +120,12 @@ def unpack(received: Payload) -> Batch:
 
 
 def columns(header: m.Header, payload: memoryview) -> dict[str, list[bytes | None]]:
-    """Return copies of all values of a payload by field; None where a sample has none."""
+    """Return copies of all values of a payload by field; None where a sample has none.
+
+    Raises:
+        RemoteProtocolError: If the header does not fit itself or the payload.
+    """
+    _check(header, payload)
     offsets = np.frombuffer(header.off, dtype="<u8").tolist()
     lengths = np.frombuffer(header.lengths, dtype="<u8").tolist()
     values = [
@@ -130,3 +137,26 @@ def columns(header: m.Header, payload: memoryview) -> dict[str, list[bytes | Non
         field: values[number * count : (number + 1) * count]
         for number, field in enumerate(header.fields)
     }
+
+
+def _check(header: m.Header, payload: memoryview) -> None:
+    """Refuse a header whose columns contradict each other: slicing would not notice."""
+    n, num_values = header.n, header.n * len(header.fields)
+    lengths_wanted = {"off": 8 * num_values, "len": 8 * num_values}
+    lengths_found = {"off": len(header.off), "len": len(header.lengths)}
+    if isinstance(header, m.Batch):
+        lengths_wanted |= {"ids": 8 * n, "flags": n}
+        lengths_found |= {"ids": len(header.ids), "flags": len(header.flags)}
+    if header.keys is not None:
+        lengths_wanted["keys"] = n
+        lengths_found["keys"] = len(header.keys)
+    if lengths_found != lengths_wanted:
+        raise RemoteProtocolError(
+            f"a header of {n} samples has columns of {lengths_found} where {lengths_wanted} are due"
+        )
+    offsets = np.frombuffer(header.off, dtype="<u8")
+    lengths = np.frombuffer(header.lengths, dtype="<u8")
+    here = lengths != np.uint64(m.MISSING)
+    size = np.uint64(len(payload))
+    if np.any((lengths > size) & here) or np.any((offsets > size - lengths) & here):
+        raise RemoteProtocolError(f"a value lies outside its payload of {len(payload)} bytes")

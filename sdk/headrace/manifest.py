@@ -15,6 +15,7 @@ import json
 import os
 import shutil
 import tempfile
+import tokenize
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -31,6 +32,17 @@ FORMAT: Final = 1
 NUM_BLOCKS: Final = 64
 _LABEL: Final = b"headrace.manifest.v1"
 _COLUMNS: Final = ("sizes", "offsets", "names")
+
+# What numpy raises for a damaged file; the last ones for one that is empty or has a bad header.
+_UNREADABLE: Final = (
+    OSError,
+    ValueError,
+    IndexError,
+    TypeError,
+    EOFError,
+    SyntaxError,
+    tokenize.TokenError,
+)
 
 
 class Entry(NamedTuple):
@@ -140,8 +152,10 @@ class Manifest:
                 np.load(folder / f"{column}.npy", mmap_mode="r", allow_pickle=False)
                 for column in _COLUMNS
             )
+            if [sizes.dtype, offsets.dtype, names.dtype] != ["i8", "u8", "u1"]:
+                raise TypeError("a column has another type")
             manifest = cls(sizes, offsets, names)
-        except (OSError, ValueError, IndexError) as error:
+        except _UNREADABLE as error:
             raise ManifestMismatchError(
                 f"the manifest files in {folder} cannot be read ({error}): remove that folder, it "
                 "is made anew"

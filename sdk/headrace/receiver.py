@@ -77,6 +77,8 @@ class Receiver:
         # The cursor after the last batch received, None before the first opening.
         self._received: dict[str, Any] | None = None
         self._first = request.first
+        # Epochs that are still to come, None for no end.
+        self._epochs = request.epochs
         # Tries since the last batch; None while batches come.
         self._retry: Retry | None = None
         # An error that ended the feed, to be raised again.
@@ -219,7 +221,7 @@ class Receiver:
                 start=self._request.start if self._received is None else self._received,
                 first=self._first,
                 stride=self._request.stride,
-                epochs=self._request.epochs,
+                epochs=self._epochs,
                 prefetch=self._request.prefetch,
                 transport=self._request.transport,
                 credit=credit,
@@ -281,6 +283,8 @@ class Receiver:
                     case m.EpochEnd():
                         self._received = event.cursor
                         self._first = self._request.first
+                        if self._epochs is not None:
+                            self._epochs -= 1
                         self._items.put(event)
                     case m.End():
                         self._items.put(event)
@@ -298,6 +302,9 @@ class Receiver:
                 raise
         if self._is_stopping.is_set():
             raise _StoppedError
+        if self._epochs == 0:  # only the word that it is over was lost
+            self._items.put(m.End(reason="finished"))
+            return True
         logger.warning("daemon lost, connecting again deadline_s=%g", self._deadline_s)
         return False
 

@@ -7,13 +7,17 @@ where they are made.  Nothing here does any I/O.
 from __future__ import annotations
 
 import os
-from typing import Literal
+import re
+from typing import Final, Literal
 from urllib.parse import unquote, urlsplit
 
 import msgspec
 
 from .errors import PlanError
 from .plans import Plan, Sequential, Shuffled
+
+# A path may hold a colon; only these are URIs.
+_SCHEME: Final = re.compile("file(?=:/)|[a-z][a-z0-9+.-]*(?=://)", re.IGNORECASE)
 
 
 class Objects(
@@ -38,20 +42,47 @@ class Objects(
         if not isinstance(self.uri, str | os.PathLike) or not str(self.uri):
             raise PlanError(f"uri={self.uri!r} is no source: give a folder or a file:// URI")
         uri = os.fspath(self.uri)
-        parts = urlsplit(uri)
-        if parts.scheme not in ("", "file") and "://" in uri:
-            raise PlanError(f"uri={uri!r} has scheme {parts.scheme!r}: supported is file://")
-        if parts.scheme == "file" and parts.netloc not in ("", "localhost"):
-            raise PlanError(f"uri={uri!r} names host {parts.netloc!r}: a file:// URI has no host")
-        suffixes = (self.suffix,) if isinstance(self.suffix, str) else tuple(self.suffix)
+        scheme = _scheme(uri)
+        if scheme not in ("", "file"):
+            raise PlanError(f"uri={uri!r} has scheme {scheme!r}: supported is file://")
+        if scheme == "file":
+            _check_file_uri(uri)
+        suffixes = (self.suffix,) if isinstance(self.suffix, str) else self.suffix
+        if not isinstance(suffixes, tuple | list) or not all(isinstance(s, str) for s in suffixes):
+            raise PlanError(f"suffix={self.suffix!r} is no suffix: give '.jpg', or a tuple of such")
+        if not isinstance(self.recursive, bool):
+            raise PlanError(f"recursive={self.recursive!r} must be true or false")
         msgspec.structs.force_setattr(self, "uri", uri)
-        msgspec.structs.force_setattr(self, "suffix", suffixes)
+        msgspec.structs.force_setattr(self, "suffix", tuple(suffixes))
+        if "\0" in self.path:
+            raise PlanError(f"uri={uri!r} is no source: a path has no NUL byte")
 
     @property
     def path(self) -> str:
         """The folder as an absolute path, not resolved through links."""
-        path = unquote(urlsplit(self.uri).path) if self.uri.startswith("file://") else self.uri
+        path = unquote(urlsplit(self.uri).path) if _scheme(self.uri) == "file" else self.uri
         return os.path.abspath(os.path.expanduser(path))
+
+
+def _scheme(uri: str) -> str:
+    found = _SCHEME.match(uri)
+    return found[0].lower() if found else ""
+
+
+def _check_file_uri(uri: str) -> None:
+    try:
+        parts = urlsplit(uri)
+    except ValueError as error:
+        raise PlanError(f"uri={uri!r} is no source: {error}") from None
+    if parts.netloc not in ("", "localhost"):
+        raise PlanError(f"uri={uri!r} names host {parts.netloc!r}: a file:// URI has no host")
+    if not parts.path:
+        raise PlanError(f"uri={uri!r} is no source: it names no folder")
+    if "?" in uri or "#" in uri:
+        raise PlanError(
+            f"uri={uri!r} is cut at '?' or '#': in a file:// URI write '#' as %23 and '?' as %3F, "
+            "or give the plain path"
+        )
 
 
 Source = Objects

@@ -121,6 +121,8 @@ class Session:
         self._wake = asyncio.Event()
         # Set whenever all that was to be sent is in the socket.
         self._is_written = asyncio.Event()
+        # Whether a request is being answered.
+        self._is_answering = False
         self._is_draining = False
         # Tells when the client's process is gone; None before and after `run`.
         self._watch: DeathWatch | None = None
@@ -220,20 +222,25 @@ class Session:
 
     async def _open(self, request: m.Open) -> None:
         connection = self._connection
+        refusal: HeadraceError | None = None
         try:
             entry = await self._registry.open(request, progress=self._progress("listing"))
-        except HeadraceError as error:
-            logger.info("open refused session=%s: %s", self.name, error)
-            connection.send(to_message(error, scope="feed"))
-        else:
             entry.feed.on_change = self._wake.set
             self.entry = entry
             if self._is_draining:
                 entry.feed.halt()
             if connection.state is State.OPENING:
                 connection.send(_opened(entry))
+        except LocalProtocolError as error:
+            refusal = PlanError(f"the stream is described at too great a length: {error}")
+        except HeadraceError as error:
+            refusal = error
         finally:
             self._opening = None
+            self._wake.set()
+        if refusal is not None:
+            logger.info("open refused session=%s: %s", self.name, refusal)
+            await self._end_feed(to_message(refusal, scope="feed"))
             self._wake.set()
 
     def _progress(self, kind: str) -> Callable[[int], None]:
@@ -253,7 +260,9 @@ class Session:
 
     async def _answer(self) -> None:
         while True:
+            self._is_answering = False
             request = await self._requests.get()
+            self._is_answering = True
             try:
                 match request:
                     case m.Status():
@@ -411,7 +420,7 @@ class Session:
         entry, self.entry = self.entry, None
         if entry is not None:
             await self._registry.close(entry)
-        if self._connection.state in (State.STREAMING, State.CLOSING):
+        if self._connection.state in (State.OPENING, State.STREAMING, State.CLOSING):
             self._connection.send(message)
 
     async def _close_feed(self) -> None:
@@ -475,14 +484,15 @@ class Session:
         """Wait for something to do, and note who is waited for."""
         feed = self.entry.feed if self.entry is not None else None
         has_credit = self._connection.credit.available > 0
-        is_starving = self._opening is not None or (feed is not None and has_credit)
+        is_busy = self._opening is not None or self._is_answering
+        is_owing = is_busy or (feed is not None and has_credit)
         started = time.monotonic()
         try:
             async with asyncio.timeout(HEARTBEAT_S):
                 await self._wake.wait()
         except TimeoutError:
-            if is_starving:
-                text = "opening the stream" if feed is None else "reading the next batch"
+            if is_owing:
+                text = "answering" if is_busy else "reading the next batch"
                 self._connection.send(m.Notice(kind="waiting", text=text))
         if feed is not None:
             elapsed = time.monotonic() - started

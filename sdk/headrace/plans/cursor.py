@@ -87,6 +87,8 @@ class Cursor(msgspec.Struct, frozen=True, kw_only=True):
         try:
             cursor = msgspec.convert(state, cls)
         except msgspec.ValidationError as error:
+            if isinstance(error.__cause__, CursorError):
+                raise error.__cause__ from None
             raise CursorError(f"the state is not a Headrace cursor: {error}") from None
         return cursor
 
@@ -94,6 +96,8 @@ class Cursor(msgspec.Struct, frozen=True, kw_only=True):
         for name in ("epoch", "step", "position", "update", "sample"):
             check_integer(f"cursor {name}", getattr(self, name), 0, 2**63, CursorError)
         check_integer("cursor world_size", self.world_size, 1, 2**31, CursorError)
+        check_integer("cursor format", self.format, 1, 2**31, CursorError)
+        check_integer("cursor plan_version", self.plan_version, 1, 2**31, CursorError)
         if self.plan_version > PLAN_VERSION:
             raise CursorError(
                 f"the cursor was made by plan version {self.plan_version}, this Headrace has "

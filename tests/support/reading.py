@@ -1,0 +1,121 @@
+"""A source whose reads finish when the test says so, in the order that the test likes."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import Executor, Future
+from typing import TYPE_CHECKING, Any
+
+from headrace.manifest import Manifest
+from headrace_daemon.source.catalog import OpenSource
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from headrace_daemon.errors import SourceError
+    from headrace_daemon.source.reader import ReadRequest
+
+
+class GatedRead:
+    """One call of `GatedReader.read`, which waits until the test lets it go on."""
+
+    def __init__(self, requests: Sequence[ReadRequest]) -> None:
+        self.requests = requests
+        self.names = [request.name for request in requests]
+        self.is_cancelled = False
+        """The caller has lost interest, but a read that lingers has not ended yet."""
+        self._go_on: asyncio.Future[SourceError | Exception | None] = (
+            asyncio.get_running_loop().create_future()
+        )
+
+    @property
+    def is_under_way(self) -> bool:
+        return not self._go_on.done()
+
+    def finish(self) -> None:
+        """Fill the targets and return; for a cancelled one that lingers: just end."""
+        self._go_on.set_result(None)
+
+    def fail(self, error: Exception) -> None:
+        self._go_on.set_result(error)
+
+    async def wait(self, *, lingers: bool) -> None:
+        if not lingers:
+            try:
+                error = await self._go_on
+            except asyncio.CancelledError:
+                self.is_cancelled = True
+                raise
+        else:
+            try:
+                error = await asyncio.shield(self._go_on)
+            except asyncio.CancelledError:
+                self.is_cancelled = True
+                while not self._go_on.done():
+                    await asyncio.wait([self._go_on])
+                raise
+        if error is not None:
+            raise error
+        for request in self.requests:
+            request.target[:] = value_of(request.name, len(request.target))
+
+
+class GatedReader:
+    """Reads whose end is up to the test.
+
+    Args:
+        lingers: A cancelled read ends only when the test says so, as one in a thread does.
+    """
+
+    def __init__(self, *, lingers: bool = False) -> None:
+        self.lingers = lingers
+        self.reads: list[GatedRead] = []
+        """All that were begun, in that order."""
+
+    async def read(self, requests: Sequence[ReadRequest]) -> None:
+        read = GatedRead(requests)
+        self.reads.append(read)
+        await read.wait(lingers=self.lingers)
+
+    @property
+    def under_way(self) -> list[GatedRead]:
+        """Those that have not ended, in the order in which they were begun."""
+        return [read for read in self.reads if read.is_under_way and not self._is_over(read)]
+
+    def _is_over(self, read: GatedRead) -> bool:
+        return read.is_cancelled and not self.lingers
+
+    def finish_all(self) -> None:
+        for read in self.under_way:
+            read.finish()
+
+
+class ReadyReader:
+    """Fills everything at once."""
+
+    async def read(self, requests: Sequence[ReadRequest]) -> None:
+        for request in requests:
+            request.target[:] = value_of(request.name, len(request.target))
+
+
+class InlineExecutor(Executor):
+    """Runs what is submitted at once, in the thread that submits it."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:  # noqa: ANN401
+        future: Future[Any] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:  # noqa: BLE001 - it belongs to whoever waits
+            future.set_exception(error)
+        return future
+
+
+def value_of(name: str, size: int) -> bytes:
+    """Return the content of a sample, which tells which one it is."""
+    return (name.encode() * (size // len(name) + 1))[:size]
+
+
+def source_of(sizes: Sequence[int], reader: GatedReader | ReadyReader) -> OpenSource:
+    """Return a source of samples ``s000``, ``s001``, … of some sizes."""
+    manifest = Manifest.build([(f"s{n:03}".encode(), size) for n, size in enumerate(sizes)])
+    return OpenSource(manifest, reader)

@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import sys
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+
+from headrace.errors import TopologyError
+from headrace.topology import Topology, resolve
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+def fake_group(
+    monkeypatch: pytest.MonkeyPatch,
+    rank: int = 0,
+    world_size: int = 1,
+    *,
+    is_available: bool = True,
+    is_initialized: bool = True,
+) -> None:
+    group = SimpleNamespace(
+        is_available=lambda: is_available,
+        is_initialized=lambda: is_initialized,
+        get_rank=lambda: rank,
+        get_world_size=lambda: world_size,
+    )
+    monkeypatch.setitem(sys.modules, "torch.distributed", group)
+
+
+@pytest.fixture(autouse=True)
+def _no_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "torch.distributed", raising=False)
+
+
+# --- The value ------------------------------------------------------------------------------------
+
+
+def test_a_lone_process_is_rank_0_of_1() -> None:
+    assert Topology() == Topology(rank=0, world_size=1)
+
+
+@pytest.mark.parametrize(("rank", "world_size"), [(0, 1), (7, 8), (2**31 - 2, 2**31 - 1)])
+def test_ranks_below_the_world_size_are_fine(rank: int, world_size: int) -> None:
+    topology = Topology(rank, world_size)
+    assert msgspec.json.decode(msgspec.json.encode(topology), type=Topology) == topology
+
+
+@pytest.mark.parametrize("rank", [8, 9, -1, 1.0, True, "1"])
+def test_a_rank_out_of_range_is_named_with_value_and_range(rank: Any) -> None:  # noqa: ANN401
+    with pytest.raises(TopologyError) as refused:
+        Topology(rank, 8)
+    assert str(refused.value) == (f"rank={rank!r} is out of range: it must be an integer in 0..7")
+
+
+@pytest.mark.parametrize("world_size", [0, -1, 2**31, 8.0, False])
+def test_a_world_size_out_of_range_is_named_with_value_and_range(world_size: Any) -> None:  # noqa: ANN401
+    with pytest.raises(TopologyError) as refused:
+        Topology(0, world_size)
+    assert str(refused.value) == (
+        f"world_size={world_size!r} is out of range: it must be an integer in 1..{2**31 - 1}"
+    )
+
+
+# --- Where it comes from --------------------------------------------------------------------------
+
+
+def test_without_any_hint_the_process_is_alone() -> None:
+    assert resolve(environ={}) == Topology()
+
+
+def test_torchruns_variables_are_read() -> None:
+    assert resolve(environ={"RANK": "3", "WORLD_SIZE": "8", "HOME": "/"}) == Topology(3, 8)
+
+
+def test_the_environment_of_the_process_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert resolve() == Topology(1, 2)
+
+
+def test_empty_variables_count_as_unset() -> None:
+    assert resolve(environ={"RANK": "", "WORLD_SIZE": ""}) == Topology()
+
+
+def test_an_explicit_topology_wins_over_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_group(monkeypatch, 1, 4)
+    assert resolve(Topology(2, 3), {"RANK": "x", "WORLD_SIZE": "9"}) == Topology(2, 3)
+
+
+def test_a_process_group_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_group(monkeypatch, 5, 6)
+    assert resolve(environ={}) == Topology(5, 6)
+
+
+def test_a_process_group_and_an_environment_that_agree_are_fine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fake_group(monkeypatch, 1, 4)
+    assert resolve(environ={"RANK": "1", "WORLD_SIZE": "4"}) == Topology(1, 4)
+
+
+@pytest.mark.parametrize(
+    "environ", [{"RANK": "0", "WORLD_SIZE": "4"}, {"RANK": "1", "WORLD_SIZE": "8"}]
+)
+def test_a_process_group_and_an_environment_that_disagree_are_both_shown(
+    monkeypatch: pytest.MonkeyPatch, environ: Mapping[str, str]
+) -> None:
+    fake_group(monkeypatch, 1, 4)
+    with pytest.raises(TopologyError) as refused:
+        resolve(environ=environ)
+    text = str(refused.value)
+    assert "torch.distributed says rank 1 of 4" in text
+    assert f"RANK={environ['RANK']} WORLD_SIZE={environ['WORLD_SIZE']}" in text
+    assert "pass topology=Topology(rank, world_size)" in text
+
+
+@pytest.mark.parametrize("state", ["is_available", "is_initialized"])
+def test_a_process_group_that_is_not_up_is_not_asked(
+    monkeypatch: pytest.MonkeyPatch, state: str
+) -> None:
+    fake_group(monkeypatch, 5, 6, **{state: False})
+    assert resolve(environ={"RANK": "1", "WORLD_SIZE": "2"}) == Topology(1, 2)
+
+
+@pytest.mark.parametrize(("given", "missing"), [("RANK", "WORLD_SIZE"), ("WORLD_SIZE", "RANK")])
+def test_one_variable_alone_is_refused_and_the_other_named(given: str, missing: str) -> None:
+    with pytest.raises(TopologyError, match=f"has {given}=3 but no {missing}: set both"):
+        resolve(environ={given: "3"})
+
+
+@pytest.mark.parametrize("texts", [("one", "2"), ("0", "2.0")])
+def test_variables_that_are_no_integers_are_shown(texts: tuple[str, str]) -> None:
+    rank, world_size = texts
+    with pytest.raises(TopologyError) as refused:
+        resolve(environ={"RANK": rank, "WORLD_SIZE": world_size})
+    assert f"RANK={rank!r} WORLD_SIZE={world_size!r}" in str(refused.value)
+    assert "must be integers" in str(refused.value)
+
+
+def test_variables_out_of_range_are_refused() -> None:
+    with pytest.raises(TopologyError, match=r"rank=8 is out of range: .* 0\.\.7"):
+        resolve(environ={"RANK": "8", "WORLD_SIZE": "8"})
