@@ -190,7 +190,7 @@ def test_the_columns_are_mapped_and_cannot_be_written(tmp_path: Path) -> None:
     digest = build(FEW).save(tmp_path).name
     loaded = Manifest.load(tmp_path, digest)
     for column in (loaded.sizes, loaded.offsets, loaded.names):
-        assert isinstance(column, np.memmap)
+        assert isinstance(column.base, np.memmap)
         assert not column.flags.writeable
     assert loaded.names_of(np.array([2, 1], dtype=np.uint64)) == ["ü/ß 3.jpg", "a/2.jpg"]
 
@@ -216,11 +216,14 @@ def test_the_digest_does_not_depend_on_where_the_files_are(tmp_path: Path) -> No
         assert (here / name).read_bytes() == (there / name).read_bytes()
 
 
-def test_saving_twice_leaves_the_first_files_alone(tmp_path: Path) -> None:
+def test_saving_twice_writes_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = build(FEW).save(tmp_path)
-    before = {path.name: path.stat().st_ino for path in folder.iterdir()}
+
+    def write_again(*_: object) -> None:
+        raise AssertionError("written again")
+
+    monkeypatch.setattr(np, "save", write_again)
     assert build(FEW).save(tmp_path) == folder
-    assert {path.name: path.stat().st_ino for path in folder.iterdir()} == before
     assert os.listdir(tmp_path) == [folder.name]
 
 
@@ -312,7 +315,7 @@ def test_a_changed_bit_of_a_header_is_noticed_or_harmless(tmp_path: Path, column
     whole = path.read_bytes()
     num_refused = 0
     for at in range(128):
-        for bit in (1, 4, 64):
+        for bit in (1, 4, 16, 64):
             path.write_bytes(whole[:at] + bytes([whole[at] ^ bit]) + whole[at + 1 :])
             try:
                 loaded = Manifest.load(tmp_path, manifest.digest)
@@ -321,7 +324,7 @@ def test_a_changed_bit_of_a_header_is_noticed_or_harmless(tmp_path: Path, column
                 continue
             assert [loaded[index] for index in range(3)] == FEW
             assert getattr(loaded, column).dtype == getattr(manifest, column).dtype
-    assert num_refused > 250
+    assert num_refused > 400
 
 
 @pytest.mark.parametrize("column", ["sizes", "offsets", "names"])
