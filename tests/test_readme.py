@@ -18,7 +18,8 @@ README = (ROOT / "README.md").read_text()
 
 def block(language: str, number: int = 0) -> str:
     """Return one of the fenced blocks of a language."""
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)[number]
+    found = re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+    return str(found[number])
 
 
 def test_the_first_screen_has_exactly_two_commands_and_make_knows_them() -> None:

@@ -6,7 +6,7 @@ they bring torch.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import typing as _typing
 
 from . import errors, plans
 from .plans import Cursor
@@ -15,7 +15,7 @@ from .topology import Topology
 
 __version__ = "0.1.0"
 
-if TYPE_CHECKING:
+if _typing.TYPE_CHECKING:
     from .batch import Batch
     from .dataset import DaemonDataset
 
@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - modules are typed by the imports above
+def __getattr__(name: str) -> _typing.Any:  # noqa: ANN401 - modules are typed by the imports above
     if name == "DaemonDataset":
         try:
             from .dataset import DaemonDataset

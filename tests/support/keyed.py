@@ -4,11 +4,11 @@ It is written from the description of the algorithm and shares no code with the 
 
 * ``bits`` is the number of bits of ``length - 1``, at least 1.  A value below ``2**bits`` has a
   low part of ``bits - bits // 2`` bits and a high part of ``bits // 2`` bits.
-* Round ``i`` of 16 changes the high part when ``i`` is even and the low part when it is odd:
+* Round ``i`` of 32, or of 16 where ``bits`` is above 16, changes the high part when ``i`` is even and the low part when it is odd:
   ``part ^= mix(other part ^ key[i])``, cut to the bits of the part.
 * ``mix`` is the 64-bit finaliser of MurmurHash3.
-* ``key[0..15]`` are the big-endian u64 words of two BLAKE2b-512 digests, of the label
-  ``headrace.order.v1`` and the big-endian u64 seed, epoch, role, repeat and 0 or 1.
+* ``key[0..31]`` are the big-endian u64 words of four BLAKE2b-512 digests, of the label
+  ``headrace.order.v1`` and the big-endian u64 seed, epoch, role, repeat and 0 to 3.
 * A result that is not below ``length`` goes through the network again, until it is.
 
 ``tests/golden/keyed.json`` was written by this module.  When an order is changed on purpose (a
@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, Final
 
 GOLDEN: Final = Path(__file__).parent.parent / "golden" / "keyed.json"
-NUM_ROUNDS: Final = 16
+NUM_ROUNDS: Final = 32
 NUM_SHOWN: Final = 8
 WHOLE_UP_TO: Final = 1 << 17
 """Orders up to this length are pinned whole, by a CRC; longer ones at both ends only."""
@@ -100,7 +100,7 @@ def _network(value: int, bits: int, keys: list[int]) -> int:
     high_bits = bits // 2
     low_bits = bits - high_bits
     high, low = divmod(value, 1 << low_bits)
-    for number, key in enumerate(keys):
+    for number, key in enumerate(keys[: 32 if bits <= 16 else 16]):
         if number % 2 == 0:
             high ^= _mix(low ^ key) % (1 << high_bits)
         else:

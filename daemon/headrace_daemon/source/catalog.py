@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from headrace.errors import ManifestMismatchError
@@ -59,20 +60,27 @@ class Catalog:
             SourceMissingError: If the source cannot be listed.
             ManifestMismatchError: If `digest` is given and the source does not have it.
         """
-        async with self._lock:
-            manifest = await asyncio.get_running_loop().run_in_executor(
-                self._executor, self._manifest, source, digest, progress
-            )
+        await self._lock.acquire()
+        work = asyncio.get_running_loop().run_in_executor(
+            self._executor, self._manifest, source, digest, progress
+        )
+        # The thread goes on when its asker is cancelled, so the lock is the thread's.
+        work.add_done_callback(self._release)
+        manifest = await asyncio.shield(work)
         return OpenSource(manifest, LocalReader(source.path, self._executor))
+
+    def _release(self, work: asyncio.Future[Manifest]) -> None:
+        self._lock.release()
+        if not work.cancelled():
+            work.exception()  # taken, or the loop reports that nobody did
 
     def _manifest(
         self, source: Source, digest: str | None, progress: Callable[[int], None]
     ) -> Manifest:
-        if digest is not None:
-            try:
+        # Only one that this source has had: the store also has those of other sources.
+        if digest is not None and self._store.has_had(source, digest):
+            with suppress(FileNotFoundError):
                 return self._store.load(digest)
-            except FileNotFoundError:
-                pass
         manifest = self._store.current(source)
         if manifest is None:
             manifest = self._store.keep(source, list_folder(source, progress))

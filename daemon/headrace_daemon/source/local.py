@@ -7,6 +7,7 @@ size goes unnoticed.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import stat
 from threading import Event
@@ -87,7 +88,11 @@ def _path(error: OSError) -> str:
 
 
 def _walk(root: bytes, *, recursive: bool) -> Iterator[tuple[bytes, int]]:
-    """Yield (relative name, size) of the files below `root`, in no particular order."""
+    """Yield (relative name, size) of the files below `root`, in no particular order.
+
+    Folders are visited in the order of their names, so that of several names of one folder the
+    same one counts on every machine.
+    """
     seen: set[tuple[int, int]] = set()
     folders = [b""]
     while folders:
@@ -97,19 +102,23 @@ def _walk(root: bytes, *, recursive: bool) -> Iterator[tuple[bytes, int]]:
         if (facts.st_dev, facts.st_ino) in seen:
             continue
         seen.add((facts.st_dev, facts.st_ino))
+        below = []
         with os.scandir(here) as listing:
             for entry in listing:
                 name = folder + b"/" + entry.name if folder else entry.name
-                if entry.is_dir():
-                    if recursive:
-                        folders.append(name)
-                    continue
                 try:
+                    if entry.is_dir():
+                        below.append(name)
+                        continue
                     facts = entry.stat()
-                except FileNotFoundError:
-                    continue  # vanished while listing, or a link to nothing
+                except OSError as error:
+                    if error.errno in (errno.ENOENT, errno.ELOOP):
+                        continue  # vanished while listing, or a link to nothing or to itself
+                    raise
                 if stat.S_ISREG(facts.st_mode):
                     yield name, facts.st_size
+        if recursive:
+            folders.extend(sorted(below, reverse=True))
 
 
 class LocalReader:
@@ -135,6 +144,8 @@ class LocalReader:
                     await asyncio.wait([work])
                 except asyncio.CancelledError:
                     continue
+            if not work.cancelled():
+                work.exception()  # taken, or the loop reports that nobody did
             raise
 
     def _read_files(self, requests: Sequence[ReadRequest], stop: Event) -> None:
@@ -148,7 +159,14 @@ class LocalReader:
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             try:
-                size = os.fstat(descriptor).st_size
+                facts = os.fstat(descriptor)
+                if not stat.S_ISREG(facts.st_mode):
+                    raise ObjectChangedError(
+                        path,
+                        f"{path} is no file any more: it was changed after the listing; restore "
+                        "it, or list anew with 'headrace index --refresh'",
+                    )
+                size = facts.st_size
                 wanted = len(request.target)
                 done = 0
                 while size == wanted and done < wanted:

@@ -39,10 +39,13 @@ class ManifestStore:
     def current(self, source: Source) -> Manifest | None:
         """Return the manifest of a source as last listed, or None if it never was."""
         try:
-            pointer = json.loads(self._pointer(source).read_text())
-            return self.load(pointer["manifest"])
-        except (FileNotFoundError, KeyError, TypeError, json.JSONDecodeError):
+            return self.load(self._listed(source)[0])
+        except (IndexError, FileNotFoundError):
             return None
+
+    def has_had(self, source: Source, digest: str) -> bool:
+        """Return whether a source was ever listed as this manifest."""
+        return digest in self._listed(source)
 
     def load(self, digest: str) -> Manifest:
         """Return a manifest by its digest.
@@ -62,13 +65,26 @@ class ManifestStore:
         manifest.save(self._manifests)
         pointer = self._pointer(source)
         pointer.parent.mkdir(parents=True, exist_ok=True)
-        content = {"source": msgspec.to_builtins(source), "manifest": manifest.digest}
+        content = {
+            "source": msgspec.to_builtins(source),
+            "manifest": manifest.digest,
+            "earlier": [one for one in self._listed(source) if one != manifest.digest],
+        }
         with tempfile.NamedTemporaryFile(
             "w", dir=pointer.parent, prefix=".writing-", delete=False
         ) as aside:
             aside.write(json.dumps(content, indent=1) + "\n")
         os.replace(aside.name, pointer)
         return self.load(manifest.digest)
+
+    def _listed(self, source: Source) -> list[str]:
+        """Return the digests that a source has had, newest first; none if that cannot be read."""
+        try:
+            pointer = json.loads(self._pointer(source).read_bytes())
+            digests = [pointer["manifest"], *pointer.get("earlier", [])]
+        except (FileNotFoundError, KeyError, TypeError, ValueError):  # the last: no JSON, no UTF-8
+            return []
+        return digests if all(isinstance(digest, str) for digest in digests) else []
 
     def _pointer(self, source: Source) -> Path:
         identity = msgspec.json.encode(msgspec.structs.replace(source, uri=source.path))
