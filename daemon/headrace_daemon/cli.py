@@ -12,8 +12,6 @@ import os
 import sys
 from typing import Final, NoReturn
 
-from headrace.errors import HeadraceError
-
 COMMANDS: Final = {
     "serve": "run the daemon",
     "status": "show what a running daemon does and whom it waits for",
@@ -27,36 +25,22 @@ COMMANDS: Final = {
 def main(argv: list[str] | None = None) -> NoReturn:
     """Run the command line and exit."""
     arguments = sys.argv[1:] if argv is None else argv
-    parser = argparse.ArgumentParser(
-        prog="headrace",
-        description="Training data, read ahead of need, in an order that can be resumed anywhere.",
-    )
-    parser.add_argument("--version", action="store_true", help="print the version and exit")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     # Only the module of the command at hand is imported: `--help` and `status` stay quick.
     wanted = next((word for word in arguments if word in COMMANDS), None)
-    run = None
-    for name, text in COMMANDS.items():
-        command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
-        if name == wanted:
-            module = _load(name)
-            module.add_arguments(command)
-            run = module.run
-    options = parser.parse_args(arguments)
-    if options.version:
-        from . import __version__
-
-        print(f"headrace {__version__}")
-        raise SystemExit(0)
-    if run is None:
-        parser.print_help()
-        raise SystemExit(2)
     try:
-        status: int = run(options)
-    except HeadraceError as error:
-        print(f"headrace {options.command}: {error}", file=sys.stderr)
-        status = 2 if error.code in ("settings", "plan", "cursor", "topology") else 1
+        status = _run(arguments, wanted)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("headrace"):
+            raise
+        extra = "demo" if wanted == "demo" else "daemon"
+        print(
+            f"headrace {wanted}: needs {error.name}, which is not installed: "
+            f"pip install 'headrace[{extra}]'",
+            file=sys.stderr,
+        )
+        status = 1
     except KeyboardInterrupt:
+        print(f"headrace {wanted}: interrupted", file=sys.stderr)
         status = 130
     except BrokenPipeError:
         # The reader of our output has gone; Python must not complain about it at exit.
@@ -65,16 +49,35 @@ def main(argv: list[str] | None = None) -> NoReturn:
     raise SystemExit(status)
 
 
-def _load(name: str):  # type: ignore[no-untyped-def]  # noqa: ANN202 - a module
+def _run(arguments: list[str], wanted: str | None) -> int:
+    # Not at the top: it takes part of a second, in which Ctrl-C would not find us ready.
+    from headrace.errors import HeadraceError
+
+    parser = argparse.ArgumentParser(
+        prog="headrace",
+        description="Training data, read ahead of need, in an order that can be resumed anywhere.",
+    )
+    parser.add_argument("--version", action="store_true", help="print the version and exit")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    run = None
+    for name, text in COMMANDS.items():
+        command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        if name == wanted:
+            module = importlib.import_module(f".commands.{name}", __package__)
+            module.add_arguments(command)
+            run = module.run
+    options = parser.parse_args(arguments)
+    if options.version:
+        from . import __version__
+
+        print(f"headrace {__version__}")
+        return 0
+    if run is None:
+        parser.print_help()
+        return 2
     try:
-        return importlib.import_module(f".commands.{name}", __package__)
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.startswith("headrace"):
-            raise
-        extra = "demo" if name == "demo" else "daemon"
-        print(
-            f"headrace {name}: needs {error.name}, which is not installed: "
-            f"pip install 'headrace[{extra}]'",
-            file=sys.stderr,
-        )
-        raise SystemExit(1) from None
+        status: int = run(options)
+    except HeadraceError as error:
+        print(f"headrace {wanted}: {error}", file=sys.stderr)
+        status = 2 if error.code in ("settings", "plan", "cursor", "topology") else 1
+    return status
