@@ -28,7 +28,11 @@ def main(argv: list[str] | None = None) -> NoReturn:
     # Only the module of the command at hand is imported: `--help` and `status` stay quick.
     wanted = next((word for word in arguments if word in COMMANDS), None)
     try:
-        status = _run(arguments, wanted)
+        try:
+            status = _run(arguments, wanted)
+        finally:
+            if sys.stdout is not None:  # it may be closed
+                sys.stdout.flush()
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("headrace"):
             raise
@@ -43,10 +47,19 @@ def main(argv: list[str] | None = None) -> NoReturn:
         print(f"headrace {wanted}: interrupted", file=sys.stderr)
         status = 130
     except BrokenPipeError:
-        # The reader of our output has gone; Python must not complain about it at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()  # its reader has gone
+        status = 1
+    except OSError as error:
+        print(f"headrace {wanted}: {error}", file=sys.stderr)
+        _drop_output()
         status = 1
     raise SystemExit(status)
+
+
+def _drop_output() -> None:
+    """Let nothing be left to be written at exit, where Python would complain about it."""
+    if sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(arguments: list[str], wanted: str | None) -> int:

@@ -13,6 +13,8 @@ HeadraceError
 
 from __future__ import annotations
 
+from typing import Final
+
 from headrace import errors as shared
 from headrace.errors import HeadraceError
 from headrace.protocol import messages as m
@@ -74,6 +76,9 @@ _FAULTS: dict[type[HeadraceError], str] = {
 }
 
 
+_MAX_MESSAGE_CHARS: Final = 2000
+
+
 def to_message(error: HeadraceError, *, scope: m.Scope, request: int = 0) -> m.Error:
     """Return the message that tells a client about an error."""
     if isinstance(error, shared.FeedError):
@@ -81,9 +86,13 @@ def to_message(error: HeadraceError, *, scope: m.Scope, request: int = 0) -> m.E
     else:
         faults = (word for kind, word in _FAULTS.items() if isinstance(error, kind))
         fault, retryable = next(faults, "daemon"), False
+    text = str(error)
+    # It may quote what the client sent, which may be as long as a message.
+    if len(text) > _MAX_MESSAGE_CHARS:
+        text = f"{text[:_MAX_MESSAGE_CHARS]}…"
     return m.Error(
         code=error.code,
-        message=str(error),
+        message=text,
         fault=fault,
         retryable=retryable,
         scope=scope,

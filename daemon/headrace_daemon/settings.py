@@ -10,12 +10,20 @@ import difflib
 import os
 import re
 import tomllib
-from typing import TYPE_CHECKING, Any, Final, TypeVar, get_args, get_type_hints
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Final,
+    Literal,
+    TypeVar,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import msgspec
 
 from headrace.client import DEFAULT_SOCKET
-from headrace.plans import Plan
 from headrace.sources import Objects, Stream
 
 from .errors import SettingsError
@@ -26,6 +34,7 @@ if TYPE_CHECKING:
 _UNITS: Final = {"": 1, "B": 1}
 _UNITS.update({f"{letter}iB": 1024**power for power, letter in enumerate("KMGT", start=1)})
 _UNITS.update({f"{letter}B": 1000**power for power, letter in enumerate(("k", "M", "G", "T"), 1)})
+_MAX_SIZE: Final = 1 << 50
 _SIZE: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*")
 
 
@@ -33,7 +42,7 @@ def parse_size(text: str | int) -> int:
     """Return a number of bytes written as ``"512MiB"``, ``"2GB"`` or a plain integer.
 
     Raises:
-        ValueError: If it is no size, or below one byte.
+        ValueError: If it is no size, or out of range.
     """
     match = _SIZE.fullmatch(str(text))
     if match is None or match[2] not in _UNITS:
@@ -41,14 +50,15 @@ def parse_size(text: str | int) -> int:
             f"{text!r} is no size: write bytes as an integer, or a string such as '512MiB' or "
             f"'2GB' (units: {', '.join(unit for unit in _UNITS if unit)})"
         )
-    size = int(float(match[1]) * _UNITS[match[2]])
-    if size < 1:
-        raise ValueError(f"{text!r} is too small: a size is at least 1 byte")
-    return size
+    size = float(match[1]) * _UNITS[match[2]]
+    if not 1 <= size <= _MAX_SIZE:
+        raise ValueError(
+            f"{text!r} is out of range: a size is 1 byte at least and 1024 TiB at most"
+        )
+    return int(size)
 
 
 _T = TypeVar("_T")
-_PLANS: Final = {str(plan.__struct_config__.tag) for plan in get_args(Plan)}
 
 
 class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -100,6 +110,8 @@ class DaemonSettings(_Table, frozen=True, kw_only=True):
             raise SettingsValueError("memory", str(error)) from None
         if not self.socket:
             raise SettingsValueError("socket", "'' is no path")
+        if not self.state_dir:
+            raise SettingsValueError("state_dir", "'' is no folder")
         _check_range("max_connections", self.max_connections, 1, 100_000)
         _check_range("grace_s", self.grace_s, 0, 3600)
         _check_range("drain_s", self.drain_s, 0, 3600)
@@ -125,6 +137,14 @@ class TrustSettings(_Table, frozen=True, kw_only=True):
     allow_uids: tuple[int, ...] | None = None
     """User ids that may connect; by default whoever the mode of the socket lets in."""
 
+    def __post_init__(self) -> None:
+        if "" in self.allow_sources:
+            raise SettingsValueError(
+                "allow_sources", "'' is no folder: give a folder, or '*' to allow all"
+            )
+        for uid in self.allow_uids or ():
+            _check_range("allow_uids", uid, 0, 2**32 - 2)
+
 
 class Settings(_Table, frozen=True, kw_only=True):
     """A whole configuration."""
@@ -139,6 +159,10 @@ class Settings(_Table, frozen=True, kw_only=True):
     """Name of the stream of clients that name none."""
 
     def __post_init__(self) -> None:
+        if "" in self.streams:
+            raise SettingsValueError(
+                "streams", "'' is no name of a stream: nobody could ask for it"
+            )
         if self.default_stream and self.default_stream not in self.streams:
             raise SettingsValueError(
                 "default_stream",
@@ -171,7 +195,8 @@ def load(path: Path) -> Settings:
         raise SettingsError(f"configuration {path} does not exist: check the path") from None
     except OSError as error:
         raise SettingsError(f"configuration {path} cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    # ValueError: no TOML, no UTF-8, or a number that is too long to be read.
+    except (ValueError, RecursionError) as error:
         raise SettingsError(f"configuration {path} is not TOML: {error}") from None
     return parse(data, origin=str(path))
 
@@ -195,7 +220,7 @@ def _convert(data: object, kind: type[_T], path: str, origin: str) -> _T:
     try:
         return msgspec.convert(data, kind)
     except msgspec.ValidationError as error:
-        raise SettingsError(f"{origin}: {_explain(data, path, str(error))}") from None
+        raise SettingsError(f"{origin}: {_explain(data, kind, path, str(error))}") from None
 
 
 def _check_keys(data: object, struct: type[msgspec.Struct], path: str, origin: str) -> None:
@@ -240,9 +265,10 @@ def _struct_of(kind: object, value: object) -> type[msgspec.Struct] | None:
 
 _AT: Final = re.compile(r" - at `\$\.?(.*)`$")
 _KEY: Final = re.compile(r"(\w+): ")
+_MISSING: Final = re.compile(r"missing required field `(.*)`")
 
 
-def _explain(data: Any, path: str, message: str) -> str:  # noqa: ANN401 - whatever TOML holds
+def _explain(data: Any, kind: object, path: str, message: str) -> str:  # noqa: ANN401 - of TOML
     """Turn msgspec's sentence into one that begins with the path and shows the value."""
     at = _AT.search(message)
     text = message[: at.start()] if at else message
@@ -252,13 +278,38 @@ def _explain(data: Any, path: str, message: str) -> str:  # noqa: ANN401 - whate
         keys.append(key[1])
         text = text[key.end() :]
     value = data
+    allowed: list[str] = []
     for part in keys:
+        allowed = _choices(kind, value, part)
+        kind = _kind_at(kind, value, part)
         try:
             value = value[int(part)] if isinstance(value, list) else value[part]
         except (KeyError, IndexError, TypeError, ValueError):
             value = None
     where = ".".join([*([path] if path else []), *keys])
     shown = "" if value is None or isinstance(value, dict) else f" = {value!r}"
-    if where.endswith("plan.type"):
-        text = f"unknown plan; allowed: {', '.join(sorted(_PLANS))}"
+    missing = _MISSING.search(text)
+    if missing is not None:
+        allowed = _choices(kind, value, missing[1])
+        where, shown, text = f"{where}.{missing[1]}", "", "is missing"
+    elif allowed:
+        text = "unknown"
+    if allowed:
+        text += f"; allowed: {', '.join(sorted(allowed))}"
     return f"{where}{shown}: {text}" if where else text
+
+
+def _kind_at(kind: object, value: object, key: str) -> object:
+    """Return the annotation of a key of a table that is annotated itself."""
+    struct = _struct_of(kind, value)
+    return None if struct is None else get_type_hints(struct).get(key)
+
+
+def _choices(kind: object, value: object, key: str) -> list[str]:
+    """Return the words that a key of a table may have, if they are a closed list."""
+    options = [option for option in get_args(kind) or (kind,) if isinstance(option, type)]
+    structs = [option for option in options if issubclass(option, msgspec.Struct)]
+    if key in [struct.__struct_config__.tag_field for struct in structs]:
+        return [str(struct.__struct_config__.tag) for struct in structs]
+    annotation = _kind_at(kind, value, key)
+    return [str(word) for word in get_args(annotation)] if get_origin(annotation) is Literal else []

@@ -40,7 +40,7 @@ class Batch:
         self._columns = dict(columns)
         self._cursor = cursor
         self.sample_keys = sample_keys
-        """Names of the samples."""
+        """Names of the samples; their indices as text where the daemon sends no names."""
         self.indices = indices
         """u64[n], indices of the samples in the manifest."""
         self.flags = flags
@@ -61,7 +61,7 @@ class Batch:
         return tuple(self._columns)
 
     def __len__(self) -> int:
-        return len(self.sample_keys)
+        return len(self.indices)
 
     def __getitem__(self, field: str) -> Any:  # noqa: ANN401 - a list or whatever was made of it
         try:
@@ -74,10 +74,9 @@ class Batch:
     def __iter__(self) -> Iterator[tuple[str, Any]]:
         if self.fields == ("data",):
             return zip(self.sample_keys, self._columns["data"], strict=True)
-        rows = zip(*self._columns.values(), strict=True)
         return (
-            (key, dict(zip(self._columns, row, strict=True)))
-            for key, row in zip(self.sample_keys, rows, strict=True)
+            (key, {field: values[row] for field, values in self._columns.items()})
+            for row, key in enumerate(self.sample_keys)
         )
 
     def __repr__(self) -> str:
@@ -102,17 +101,18 @@ def unpack(received: Payload) -> Batch:
     assert isinstance(header, m.Batch)
     values = columns(header, received.payload)
     meta = {
+        **header.meta,
         "epoch": header.epoch,
         "step": header.step,
         "global_step": header.global_step,
         "stream": header.stream,
         "role": header.role,
-        **header.meta,
     }
+    indices = np.frombuffer(header.ids, dtype="<u8")
     return Batch(
         values,
-        sample_keys=list(header.keys or ()),
-        indices=np.frombuffer(header.ids, dtype="<u8"),
+        sample_keys=list(map(str, indices.tolist()) if header.keys is None else header.keys),
+        indices=indices,
         flags=np.frombuffer(header.flags, dtype=np.uint8),
         meta=meta,
         cursor=header.cursor,

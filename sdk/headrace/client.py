@@ -41,6 +41,10 @@ class ConnectionLostError(errors.DaemonUnavailableError):
     """The connection is gone, or not there yet; trying again may help."""
 
 
+class UnusableSocketError(errors.DaemonUnavailableError):
+    """What is at the path cannot be connected to; a daemon that comes back may make it anew."""
+
+
 class Channel:
     """One connection.  One thread receives; any thread may send.
 
@@ -77,10 +81,22 @@ class Channel:
 
         Raises:
             ConnectionLostError: If nobody listens there now.
-            DaemonUnavailableError: If trying again would not help either.
+            UnusableSocketError: If it is no socket, or not for us.
+            DaemonUnavailableError: If the daemon does not answer.
             VersionMismatchError: If the daemon speaks another version of the protocol.
         """
-        return cls(_connect(path, silence_s), allocate=allocate, silence_s=silence_s).greeted()
+        return cls.dial(path, allocate=allocate, silence_s=silence_s).greeted()
+
+    @classmethod
+    def dial(
+        cls,
+        path: str,
+        *,
+        allocate: Callable[[int], memoryview] | None = None,
+        silence_s: float = SILENCE_S,
+    ) -> Self:
+        """Connect to the socket at a path; `greeted` must follow.  Raises as `connect` does."""
+        return cls(_connect(path, silence_s), allocate=allocate, silence_s=silence_s)
 
     def greeted(self) -> Self:
         """Exchange greetings and return this channel; hang up if that fails (see `connect`)."""
@@ -114,13 +130,20 @@ class Channel:
             self._connection.send(message)
             self._flush()
 
-    def send_if(self, state: State, make: Callable[[], m.ClientMessage]) -> bool:
-        """Send a message if the conversation is in a state at this moment; say whether."""
+    def send_if(self, state: State, make: Callable[[], m.ClientMessage | None]) -> bool:
+        """Send a message if the conversation is in a state at this moment; say whether.
+
+        Args:
+            state: The state.
+            make: Returns the message, or None for nothing.
+        """
         with self._lock:
             if self._connection.state is not state:
                 return False
-            self._connection.send(make())
-            self._flush()
+            message = make()
+            if message is not None:
+                self._connection.send(message)
+                self._flush()
             return True
 
     def _flush(self) -> None:
@@ -137,7 +160,8 @@ class Channel:
             is_awaited: Whether the daemon owes one now: asked when it was silent for long.
 
         Raises:
-            ConnectionLostError: If the daemon hung up, died, or is silent for too long.
+            ConnectionLostError: If the daemon hung up or died.
+            DaemonUnavailableError: If it is silent for too long.
             RemoteProtocolError: If what it says is not the protocol.
         """
         while True:
@@ -147,8 +171,9 @@ class Channel:
             except TimeoutError:
                 if not is_awaited():
                     continue
-                raise ConnectionLostError(
-                    f"the daemon is connected but said nothing for {self._silence_s:g} s"
+                raise errors.DaemonUnavailableError(
+                    f"the daemon is connected but said nothing for {self._silence_s:g} s: it hangs "
+                    "or is stopped; look at its log, and restart it"
                 ) from None
             except OSError as error:
                 raise ConnectionLostError(f"the daemon went away: {error}") from error
@@ -219,7 +244,7 @@ def _explain(path: str, error: OSError) -> errors.DaemonUnavailableError:
     if isinstance(error, FileNotFoundError):
         return ConnectionLostError(f"no daemon: socket {path} does not exist; {hint}")
     if isinstance(error, PermissionError):
-        return errors.DaemonUnavailableError(
+        return UnusableSocketError(
             f"no permission to connect to socket {path}{_ownership(path)}: join its group, or ask "
             "for another one in [daemon] group"
         )
@@ -228,8 +253,8 @@ def _explain(path: str, error: OSError) -> errors.DaemonUnavailableError:
     if isinstance(error, TimeoutError | BlockingIOError):
         return ConnectionLostError(f"the daemon at socket {path} does not accept connections")
     if error.errno in (errno.ENOTSOCK, errno.ECONNREFUSED):
-        return errors.DaemonUnavailableError(f"{path} is not a socket; {hint}")
-    return errors.DaemonUnavailableError(f"cannot connect to socket {path}: {error}; {hint}")
+        return UnusableSocketError(f"{path} is not a socket; {hint}")
+    return UnusableSocketError(f"cannot connect to socket {path}: {error}; {hint}")
 
 
 def _is_socket(path: str) -> bool:
@@ -287,6 +312,10 @@ class Retry:
         self._end = clock() + deadline_s
         self._pause_s = _RETRY_FIRST_S
         self.deadline_s = deadline_s
+
+    def renew(self) -> None:
+        """Count the deadline from now again; the pauses stay as long as they have become."""
+        self._end = self._clock() + self.deadline_s
 
     def pause(self) -> bool:
         """Wait before the next try; return False when there is to be none."""

@@ -34,7 +34,7 @@ def apply(
     Without either function that is the batch itself.  `collate_fn` gets the list of what
     `transform` returned, or of the samples; the loop gets exactly what it returns.  Without it,
     dicts with the same keys become the columns of a batch, tuples of the same length a tuple of
-    columns, and anything else one column.
+    columns (a named one if they are), and anything else one column.
     """
     if transform is None and collate_fn is None:
         return batch
@@ -54,7 +54,8 @@ def apply(
     if isinstance(first, tuple) and all(
         isinstance(value, tuple) and len(value) == len(first) for value in values
     ):
-        return tuple(stack(list(column)) for column in zip(*values, strict=True))
+        stacked = [stack(list(column)) for column in zip(*values, strict=True)]
+        return type(first)(*stacked) if hasattr(first, "_fields") else tuple(stacked)
     return stack(values)
 
 
@@ -70,12 +71,14 @@ def stack(values: Sequence[Any]) -> Any:  # noqa: ANN401 - a tensor or the list
     if issubclass(kind, torch.Tensor):
         shapes = {(value.shape, value.dtype) for value in values}
         return torch.stack(list(values)) if len(shapes) == 1 else list(values)
-    if issubclass(kind, np.ndarray):
+    if issubclass(kind, np.ndarray | np.generic):
         shapes = {(value.shape, value.dtype) for value in values}
-        if len(shapes) == 1 and values[0].dtype.kind in "biuf":
+        dtype = values[0].dtype
+        # What torch has no type for: text, objects, numbers above 64 bits.
+        if len(shapes) == 1 and dtype.kind in "biuf" and dtype.itemsize <= 8:
             return torch.from_numpy(np.stack(list(values)))
         return list(values)
-    if kind is bool or kind is int:
+    if kind is bool or (kind is int and all(-(2**63) <= value < 2**63 for value in values)):
         return torch.tensor(values)
     if kind is float:
         return torch.tensor(values, dtype=torch.float64)

@@ -11,10 +11,12 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from operator import index
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, overload
 
 import msgspec
 from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data._utils.collate import default_collate_fn_map
 
 from . import errors
 from .batch import Batch, columns, unpack
@@ -26,7 +28,7 @@ from .plans.cursor import Cursor, Seek
 from .private import PrivateDaemon
 from .protocol import Event, Payload
 from .protocol import messages as m
-from .receiver import FIRST_CONNECT_S, Receiver
+from .receiver import CLOSE_S, FIRST_CONNECT_S, HURRY_S, Receiver
 from .sources import Stream
 from .topology import Topology, resolve
 
@@ -79,6 +81,11 @@ class DaemonDataset(IterableDataset[Any]):
         topology: Topology | None = None,
         deadline_s: float = 300.0,
     ) -> None:
+        if socket is not None and not isinstance(socket, str | os.PathLike):
+            raise errors.PlanError(
+                f"socket={socket!r} is no path: give that of the daemon's socket first, then the "
+                "stream; DaemonDataset.local(stream) starts a daemon of its own"
+            )
         if decode is not None:
             raise errors.PlanError(
                 f"decode={decode!r} is not available: use None and decode in transform="
@@ -90,14 +97,19 @@ class DaemonDataset(IterableDataset[Any]):
             )
         if topology is not None and not isinstance(topology, Topology):
             raise errors.PlanError(f"topology={topology!r}: give Topology(rank, world_size)")
+        for name, function in (("transform", transform), ("collate_fn", collate_fn)):
+            if function is not None and not callable(function):
+                raise errors.PlanError(f"{name}={function!r} cannot be called: give a function")
         check_integer("prefetch_batches", prefetch_batches, 1, 4097, errors.PlanError)
-        if not 0 < deadline_s < float("inf"):
+        is_number = isinstance(deadline_s, int | float) and not isinstance(deadline_s, bool)
+        if not is_number or not 0 < deadline_s < float("inf"):
             raise errors.PlanError(f"deadline_s={deadline_s!r} must be above 0 seconds and finite")
         self._socket = os.fspath(socket) if socket is not None else default_socket()
         self._stream = stream
         self._transform = transform
         self._collate_fn = collate_fn
         self._prefetch_batches = prefetch_batches
+        # Settled when the first pass begins, if it was not said.
         self._topology = topology
         self._deadline_s = deadline_s
         self._private: PrivateDaemon | None = None
@@ -113,8 +125,8 @@ class DaemonDataset(IterableDataset[Any]):
         self._epoch = 0
         # The feed of the latest pass; None before the first and after a seek.
         self._receiver: Receiver | None = None
-        # What `len` last answered, with the position that it answered for.
-        self._known: tuple[Cursor | Seek, m.Entries] | None = None
+        # What the daemon last said of a position, with what it was asked.
+        self._known: tuple[Cursor | Seek, Topology, m.Entries] | None = None
 
     @classmethod
     def local(cls, stream: Stream, *, memory: str = "1GiB", **options: Any) -> Self:  # noqa: ANN401
@@ -156,7 +168,7 @@ class DaemonDataset(IterableDataset[Any]):
 
     @property
     def remaining(self) -> int:
-        """Steps from the position of `state_dict` to the end of the current epoch."""
+        """Steps that the pass in progress still has; between passes, those of the next one."""
         if self._active() is None or self._next is not None:
             return self._describe(self._upcoming()).remaining
         assert self._delivered is not None
@@ -285,7 +297,7 @@ class DaemonDataset(IterableDataset[Any]):
         return receiver
 
     def _open_feed(self, start: Cursor | Seek) -> Receiver:
-        topology = self._resolve_topology()
+        self._topology = topology = resolve(self._topology)
         self._receiver = Receiver(
             self._connector(),
             m.Open(
@@ -302,11 +314,11 @@ class DaemonDataset(IterableDataset[Any]):
         self._hang_up = weakref.finalize(self, self._receiver.abandon)
         return self._receiver
 
-    def _end_feed(self) -> None:
+    def _end_feed(self, wait_s: float = CLOSE_S) -> None:
         receiver, self._receiver = self._receiver, None
         if receiver is not None:
             self._hang_up.detach()
-            receiver.stop()
+            receiver.stop(wait_s)
 
     def _deliver(self, batch: Batch) -> None:
         self._delivered = batch.cursor
@@ -333,7 +345,7 @@ class DaemonDataset(IterableDataset[Any]):
         Raises:
             HeadraceError: If an index is outside the manifest or a sample cannot be read.
         """
-        wanted = tuple(indices)
+        wanted = tuple(map(index, indices))
         samples: list[tuple[str, Any]] = []
         for start in range(0, len(wanted), _READ_INDICES):
             part = wanted[start : start + _READ_INDICES]
@@ -347,9 +359,10 @@ class DaemonDataset(IterableDataset[Any]):
 
     def _describe(self, where: Cursor | Seek, indices: tuple[int, ...] = ()) -> m.Entries:
         """Return what the daemon knows of a position, and of some samples."""
-        if not indices and self._known is not None and self._known[0] == where:
-            return self._known[1]
-        topology = self._resolve_topology()
+        # Not kept: the process group may be made later than the first question.
+        topology = resolve(self._topology)
+        if not indices and self._known is not None and self._known[:2] == (where, topology):
+            return self._known[2]
         answer = self._ask(
             m.Lookup(
                 stream=self._wire_stream(),
@@ -360,21 +373,29 @@ class DaemonDataset(IterableDataset[Any]):
             )
         )
         assert isinstance(answer, m.Entries)
-        self._known = (where, answer)
+        self._known = (where, topology, answer)
         return answer
 
     def _ask(self, message: m.Lookup | m.Read) -> Event:
         connect = self._connector()
-        retry = Retry(min(self._deadline_s, FIRST_CONNECT_S), threading.Event().wait)
+        was_reached = self._known is not None or self._delivered is not None
+        deadline_s = self._deadline_s if was_reached else min(self._deadline_s, FIRST_CONNECT_S)
+        retry = Retry(deadline_s, threading.Event().wait)
         while True:
+            cause: errors.HeadraceError
             try:
-                with connect(None) as channel:
+                with connect(None).greeted() as channel:
                     return channel.request(message)
             except ConnectionLostError as error:
-                if not retry.pause():
-                    raise errors.DaemonUnavailableError(
-                        f"{error} (tried for {retry.deadline_s:g} s)"
-                    ) from error
+                cause = error
+            except errors.FeedError as error:
+                if not error.retryable or isinstance(error, errors.BudgetError):
+                    raise
+                cause = error
+            if not retry.pause():
+                raise errors.DaemonUnavailableError(
+                    f"{cause} (tried for {retry.deadline_s:g} s)"
+                ) from cause
 
     def _connector(self) -> Connect:
         # Holds no reference to the dataset: the receiver's thread must not keep it alive.
@@ -385,8 +406,8 @@ class DaemonDataset(IterableDataset[Any]):
             if private is not None:
                 private.ensure_running()
             if dial is not None:
-                return Channel(dial(), allocate=allocate, silence_s=silence_s).greeted()
-            return Channel.connect(path, allocate=allocate, silence_s=silence_s)
+                return Channel(dial(), allocate=allocate, silence_s=silence_s)
+            return Channel.dial(path, allocate=allocate, silence_s=silence_s)
 
         return connect
 
@@ -395,11 +416,6 @@ class DaemonDataset(IterableDataset[Any]):
             plain: dict[str, Any] = msgspec.to_builtins(self._stream.anchored())
             return plain
         return self._stream or ""
-
-    def _resolve_topology(self) -> Topology:
-        if self._topology is None:
-            self._topology = resolve()
-        return self._topology
 
     def __getstate__(self) -> NoReturn:
         raise TypeError(
@@ -423,24 +439,27 @@ class ManifestView(Sequence[Entry]):
         return self._dataset._describe(Seek(epoch=0)).length
 
     @overload
-    def __getitem__(self, index: int) -> Entry: ...
+    def __getitem__(self, where: int) -> Entry: ...
     @overload
-    def __getitem__(self, index: slice) -> list[Entry]: ...
-    def __getitem__(self, index: int | slice) -> Entry | list[Entry]:
+    def __getitem__(self, where: slice) -> list[Entry]: ...
+    def __getitem__(self, where: int | slice) -> Entry | list[Entry]:
         length = len(self)
-        if isinstance(index, slice):
-            return self._entries(tuple(range(*index.indices(length))))
-        if not -length <= index < length:
-            raise IndexError(f"sample {index} is outside the manifest of {length} samples")
-        return self._entries((index % length,))[0]
+        if isinstance(where, slice):
+            return list(self._entries(range(*where.indices(length))))
+        number = index(where)
+        if not -length <= number < length:
+            raise IndexError(f"sample {number} is outside the manifest of {length} samples")
+        (entry,) = self._entries(range(number % length, number % length + 1))
+        return entry
 
-    def _entries(self, indices: tuple[int, ...]) -> list[Entry]:
-        entries: list[Entry] = []
+    def __iter__(self) -> Iterator[Entry]:
+        return self._entries(range(len(self)))
+
+    def _entries(self, indices: range) -> Iterator[Entry]:
         for start in range(0, len(indices), _LOOKUP_INDICES):
-            part = indices[start : start + _LOOKUP_INDICES]
+            part = tuple(indices[start : start + _LOOKUP_INDICES])
             answer = self._dataset._describe(Seek(epoch=0), part)
-            entries += map(Entry, answer.names, answer.sizes)
-        return entries
+            yield from map(Entry, answer.names, answer.sizes)
 
 
 class _Pass:
@@ -473,7 +492,7 @@ class _Pass:
             self.is_over = True
             self._failure = error
             if self._is_current():
-                self._dataset._end_feed()
+                self._dataset._end_feed(CLOSE_S if isinstance(error, Exception) else HURRY_S)
             raise
 
     def _is_current(self) -> bool:
@@ -488,25 +507,46 @@ class _Pass:
             assert dataset._next.epoch is not None
             self._start_epoch = dataset._next.epoch
         elif not self._is_current():
-            raise errors.FeedError(
-                "this pass was ended by a newer one, or by seek(), load_state_dict() or close(): "
-                "call iter() anew",
-                code="pass",
-                fault="client",
-            )
+            raise _superseded()
         while True:
             item = self._receiver.next()
             match item:
                 case Payload():
                     batch = unpack(item)
                     self._receiver.consumed(item)
-                    value = apply(batch, dataset._transform, dataset._collate_fn)
+                    try:
+                        value = apply(batch, dataset._transform, dataset._collate_fn)
+                    except StopIteration as error:  # it would pass for the end of the epoch
+                        raise RuntimeError(
+                            "transform or collate_fn raised StopIteration"
+                        ) from error
                     dataset._deliver(batch)
                     return value
                 case m.EpochEnd(epoch=epoch) if epoch < self._start_epoch:
                     continue  # of the pass before, which was left after its last batch
-                case _:
+                case m.EpochEnd():
                     raise StopIteration
+                case m.End():  # another thread closed the dataset while this one waited
+                    raise _superseded()
+
+
+def _superseded() -> errors.FeedError:
+    return errors.FeedError(
+        "this pass was ended by a newer one, or by seek(), load_state_dict() or close(): call "
+        "iter() anew",
+        code="pass",
+        fault="client",
+    )
+
+
+def _refuse_collation(batches: list[Batch], **options: object) -> NoReturn:
+    raise TypeError(
+        "a DaemonDataset yields whole batches, which a DataLoader must not batch once more: use "
+        "DataLoader(dataset, batch_size=None)"
+    )
+
+
+default_collate_fn_map[Batch] = _refuse_collation
 
 
 def _wire_start(where: Cursor | Seek) -> dict[str, Any]:

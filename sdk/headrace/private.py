@@ -52,16 +52,18 @@ class PrivateDaemon:
         Raises:
             DaemonUnavailableError: If it cannot be started, with the end of its log.
         """
+        if self._pid != os.getpid():
+            return  # it is the parent's
         with self._lock:
             if self._is_closed:
                 raise DaemonUnavailableError("the private daemon of this dataset was closed")
-            if self._pid != os.getpid() or (
-                self._process is not None and self._process.poll() is None
-            ):
-                return
-            self._start()
+            if self._process is None or self._process.poll() is not None:
+                self._start()
 
     def _start(self) -> None:
+        # A daemon that was told to stop has removed it.
+        if not self._folder.exists():
+            self._folder.mkdir(mode=0o700)
         log_path = self._folder / "daemon.log"
         command = [sys.executable, "-m", "headrace_daemon", "serve"]
         command += ["--private", str(self._folder), "--memory", self._memory]

@@ -16,7 +16,7 @@ import weakref
 from typing import TYPE_CHECKING, Any, Final
 
 from . import errors
-from .client import Channel, ConnectionLostError, Retry, raise_error
+from .client import Channel, ConnectionLostError, Retry, UnusableSocketError, raise_error
 from .protocol import Payload, State
 from .protocol import messages as m
 
@@ -29,8 +29,11 @@ FIRST_CONNECT_S: Final = 5.0
 """How long a first connection waits for a daemon that is just being started, seconds; a wrong path
 should not cost a user minutes."""
 
-_CLOSE_S: Final = 5.0
+CLOSE_S: Final = 5.0
 """How long `stop` waits for the daemon to take the feed's memory back, seconds."""
+
+HURRY_S: Final = 0.5
+"""The same after Ctrl-C, where nobody wants to wait for a daemon that hangs."""
 
 Item = Payload | m.EpochEnd | m.End
 
@@ -43,7 +46,7 @@ class Receiver:
     """Receives one feed in a thread of its own.
 
     Args:
-        connect: Connects and greets; given the allocator of payload buffers.
+        connect: Connects, but does not greet; given the allocator of payload buffers.
         request: What to open; position, credit and token are filled in.
         window: Batches that may be ready or under way, >= 1.
         deadline_s: How long a daemon that went away may stay away, seconds.
@@ -79,8 +82,12 @@ class Receiver:
         self._first = request.first
         # Epochs that are still to come, None for no end.
         self._epochs = request.epochs
-        # Tries since the last batch; None while batches come.
+        # Tries since the daemon last did what it owed; None while batches come.
         self._retry: Retry | None = None
+        # Whether a daemon has ever answered.
+        self._was_reached = False
+        # The epoch whose batches or end come next, None before the first opening.
+        self._epoch: int | None = None
         # An error that ended the feed, to be raised again.
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="headrace receiver", daemon=True)
@@ -119,18 +126,36 @@ class Receiver:
         self._buffers.give_back(batch.payload)
         with self._lock:
             self._num_consumed += 1
-            total = self._window + self._num_consumed - self._num_received_before
             channel = self._channel
-            # Several batches share a message where the window allows it.
-            if channel is None or total - self._num_granted < max(1, self._window // 2):
-                return
-            self._num_granted = total
+        if channel is not None:
+            self._grant(channel)
+
+    def _grant(self, channel: Channel) -> None:
+        """Grant what was consumed, if it is worth a message and a feed is open.
+
+        While one is being opened nothing can be granted: the thread does it as soon as it is open.
+        """
+
+        def make() -> m.Credit | None:
+            with self._lock:
+                total = self._window + self._num_consumed - self._num_received_before
+                # Several batches share a message where the window allows it.
+                few = total - self._num_granted < max(1, self._window // 2)
+                if few or self._channel is not channel:
+                    return None
+                self._num_granted = total
+                return m.Credit(total=total)
+
         # If the connection is lost, the thread notices too, and grants anew.
         with contextlib.suppress(ConnectionLostError):
-            channel.send_if(State.STREAMING, lambda: m.Credit(total=total))
+            channel.send_if(State.STREAMING, make)
 
-    def stop(self) -> None:
-        """End the feed and wait until the daemon has taken its memory back."""
+    def stop(self, wait_s: float = CLOSE_S) -> None:
+        """End the feed and wait until the daemon has taken its memory back.
+
+        Args:
+            wait_s: How long the daemon may take before it is hung up on, seconds.
+        """
         if not self.is_ours:
             return
         self._is_stopping.set()
@@ -143,19 +168,22 @@ class Receiver:
                     or channel.send_if(State.OPENING, m.Close)
                 ):
                     channel.shutdown()
-        self._thread.join(_CLOSE_S)
+        self._thread.join(wait_s)
         if self._thread.is_alive() and channel is not None:
             channel.shutdown()
-            self._thread.join(_CLOSE_S)
+            self._thread.join(wait_s)
 
     def abandon(self) -> None:
         """Hang up at once: for finalizers, and for the child after a fork."""
-        self._is_stopping.set()
-        if self._channel is not None:
-            if self.is_ours:
-                self._channel.shutdown()
-            else:
+        if not self.is_ours:
+            # No lock may be touched: the thread, which is not here, may have held it.
+            if self._channel is not None:
                 self._channel.close()  # the child's copy; the parent goes on
+            return
+        self._is_stopping.set()
+        channel = self._channel
+        if channel is not None:
+            channel.shutdown()
 
     # ---- the thread --------------------------------------------------------------------------
 
@@ -171,27 +199,34 @@ class Receiver:
                         self._channel = None
                     channel.close()
         except _StoppedError:
-            pass
+            self._items.put(m.End(reason="closed"))  # somebody may wait in `next`
         except BaseException as error:  # noqa: BLE001 - the trainer waits for whatever it is
             self._items.put(error)
 
     def _open(self) -> Channel:
         """Connect and open the feed at the received cursor, again and again up to the deadline."""
-        is_first = self.opened is None
         if self._retry is not None and not self._retry.pause():
             # Connections come and go without a batch: that is an absent daemon, too.
             cause: errors.HeadraceError = ConnectionLostError("the daemon breaks each connection")
             raise self._give_up(self._retry, cause)
         if self._retry is None:
-            deadline_s = min(self._deadline_s, FIRST_CONNECT_S) if is_first else self._deadline_s
+            deadline_s = self._deadline_s
+            if not self._was_reached:
+                deadline_s = min(deadline_s, FIRST_CONNECT_S)
             self._retry = Retry(deadline_s, self._is_stopping.wait)
         while True:
             try:
                 return self._try_open()
             except ConnectionLostError as error:
                 cause = error
+            except UnusableSocketError as error:
+                # Where there was a daemon before, it may be one that is just coming back.
+                if not self._was_reached:
+                    raise
+                cause = error
             except errors.FeedError as error:
                 # A full budget is worth waiting for only where the feed had its place before.
+                is_first = self.opened is None
                 if not error.retryable or (is_first and isinstance(error, errors.BudgetError)):
                     raise
                 cause = error
@@ -201,7 +236,7 @@ class Receiver:
     def _give_up(self, retry: Retry, cause: errors.HeadraceError) -> Exception:
         if self._is_stopping.is_set():
             return _StoppedError()
-        whose = ", the deadline_s of this dataset" if self.opened is not None else ""
+        whose = ", the deadline_s of this dataset" if self._was_reached else ""
         error = errors.DaemonUnavailableError(f"{cause} (tried for {retry.deadline_s:g} s{whose})")
         error.__cause__ = cause
         return error
@@ -210,7 +245,14 @@ class Receiver:
         channel = self._connect(self._buffers.allocate)
         try:
             with self._lock:
-                self._channel = channel
+                self._channel = channel  # `stop` can reach it from here on
+            if self._is_stopping.is_set():
+                raise _StoppedError
+            channel.greeted()
+            if not self._was_reached:
+                self._was_reached = True
+                self._retry = Retry(self._deadline_s, self._is_stopping.wait)
+            with self._lock:
                 self._num_received_before = self._num_received
                 credit = self._window + self._num_consumed - self._num_received
                 self._num_granted = credit
@@ -227,14 +269,13 @@ class Receiver:
                 credit=credit,
                 token="" if self.opened is None else self.opened.token,
             )
-            if self._is_stopping.is_set():
-                raise _StoppedError
             channel.send(request)
             while True:
                 event = channel.receive()
                 match event:
                     case m.Opened():
                         self._check_opened(event)
+                        self._grant(channel)
                         return channel
                     case m.Notice():
                         _log(event)
@@ -252,19 +293,24 @@ class Receiver:
 
     def _check_opened(self, opened: m.Opened) -> None:
         before = self.opened
-        if before is not None:
-            logger.info(
-                "daemon is back epoch=%d step=%d", opened.cursor["epoch"], opened.cursor["step"]
-            )
         if before is not None and (before.plan, before.manifest) != (opened.plan, opened.manifest):
             raise errors.ManifestMismatchError(
                 f"the daemon came back with plan {opened.plan[:12]}… and manifest "
                 f"{opened.manifest[:12]}…, this pass runs plan {before.plan[:12]}… and manifest "
                 f"{before.manifest[:12]}…: the configuration or the data changed meanwhile"
             )
+        allowed = _starts(self._request.start if self._received is None else self._received)
+        if allowed and _place(opened.cursor) not in allowed:
+            raise errors.RemoteProtocolError(
+                f"the daemon opened the feed at {_words(opened.cursor)} instead of "
+                f"{' or '.join(f'epoch {epoch} step {step}' for epoch, step in allowed)}"
+            )
         self.opened = opened
+        if before is not None:
+            logger.info("daemon is back at %s", _words(opened.cursor))
         if self._received is None:
             self._received = opened.cursor
+            self._epoch = opened.cursor["epoch"]
 
     def _stream(self, channel: Channel) -> bool:
         """Receive until the feed ends (True) or the connection is lost (False)."""
@@ -281,12 +327,13 @@ class Receiver:
                         self._retry = None
                         self._items.put(event)
                     case m.EpochEnd():
-                        self._received = event.cursor
-                        self._first = self._request.first
-                        if self._epochs is not None:
-                            self._epochs -= 1
-                        self._items.put(event)
+                        self._check_epoch_end(event)
+                        self._end_epoch(event)
                     case m.End():
+                        if not self._is_stopping.is_set() and self._epochs is None:
+                            raise errors.RemoteProtocolError(
+                                f"the daemon ended the feed ({event.reason}), which has no end"
+                            )
                         self._items.put(event)
                         return True
                     case m.Notice():
@@ -302,11 +349,25 @@ class Receiver:
                 raise
         if self._is_stopping.is_set():
             raise _StoppedError
+        assert self._received is not None
+        assert self._epoch is not None
+        if self._received["epoch"] > self._epoch:  # the word that the epoch is over was lost
+            self._end_epoch(m.EpochEnd(epoch=self._epoch, cursor=self._received))
         if self._epochs == 0:  # only the word that it is over was lost
             self._items.put(m.End(reason="finished"))
             return True
+        if self._retry is not None and not self._is_awaited():
+            self._retry.renew()  # it owed nothing: what comes now is another absence
         logger.warning("daemon lost, connecting again deadline_s=%g", self._deadline_s)
         return False
+
+    def _end_epoch(self, event: m.EpochEnd) -> None:
+        self._received = event.cursor
+        self._epoch = event.epoch + 1
+        self._first = self._request.first
+        if self._epochs is not None:
+            self._epochs -= 1
+        self._items.put(event)
 
     def _is_awaited(self) -> bool:
         with self._lock:
@@ -315,12 +376,58 @@ class Receiver:
     def _check_order(self, header: m.Batch) -> None:
         """A wrong order of samples is worse than a stop."""
         assert self._received is not None
+        assert self.opened is not None
         epoch, step = self._received["epoch"], self._received["step"] + self._first
-        if (header.epoch, header.step) != (epoch, step):
+        if (header.epoch, header.step) != (epoch, step) or epoch != self._epoch:
+            due = f"step {step} of epoch {epoch}"
             raise errors.RemoteProtocolError(
-                f"the daemon sent step {header.step} of epoch {header.epoch} where step {step} of "
-                f"epoch {epoch} is due"
+                f"the daemon sent step {header.step} of epoch {header.epoch} where "
+                f"{due if epoch == self._epoch else f'the end of epoch {self._epoch}'} is due"
             )
+        # The next batch is compared with this cursor: a daemon must not be its own witness.
+        after = [(epoch, step + 1), (epoch + 1, 0)]
+        if self.opened.cursor["epoch"] == epoch:  # only of this one the number of steps is known
+            after = after[1:] if step + 1 == self.opened.steps else after[:1]
+        cursor = header.cursor
+        is_same = (cursor.get("plan"), cursor.get("manifest")) == (
+            self.opened.plan,
+            self.opened.manifest,
+        )
+        if _place(cursor) not in after or not is_same:
+            raise errors.RemoteProtocolError(
+                f"the daemon sent step {step} of epoch {epoch} with a cursor that does not follow "
+                f"it: {cursor}"
+            )
+
+    def _check_epoch_end(self, event: m.EpochEnd) -> None:
+        assert self._received is not None
+        start = (event.epoch + 1, 0)
+        # The last steps may belong to other parts of the stream.
+        is_over = _place(self._received) == start or self._request.stride > 1
+        if event.epoch != self._epoch or _place(event.cursor) != start or not is_over:
+            raise errors.RemoteProtocolError(
+                f"the daemon ended epoch {event.epoch} and went to {_words(event.cursor)} after "
+                f"{_words(self._received)} of epoch {self._epoch}"
+            )
+
+
+def _place(cursor: dict[str, Any]) -> tuple[Any, Any]:
+    return cursor.get("epoch"), cursor.get("step")
+
+
+def _words(cursor: dict[str, Any]) -> str:
+    return "epoch={} step={}".format(*_place(cursor))
+
+
+def _starts(start: dict[str, Any] | None) -> list[tuple[int, int]]:
+    """Return where a feed may begin that was asked for; nothing if only the daemon knows."""
+    if start is None:
+        return [(0, 0)]
+    if "seek" not in start:
+        # Under another world size the rest of an epoch may make no step.
+        return [(start["epoch"], start["step"]), (start["epoch"] + 1, 0)]
+    epoch = start["seek"].get("epoch")
+    return [] if epoch is None else [(epoch, 0)]
 
 
 def _log(notice: m.Notice) -> None:

@@ -138,6 +138,10 @@ async def running_feed(**options: Any) -> AsyncIterator[FeedKit]:  # noqa: ANN40
         kit.running = tasks.create_task(kit.feed.run(), name="feed")
         try:
             yield kit
+        except BaseException:
+            if isinstance(kit.reader, GatedReader):
+                kit.reader.open_gates()
+            raise
         finally:
             await stop(kit)
 

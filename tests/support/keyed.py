@@ -4,8 +4,8 @@ It is written from the description of the algorithm and shares no code with the 
 
 * ``bits`` is the number of bits of ``length - 1``, at least 1.  A value below ``2**bits`` has a
   low part of ``bits - bits // 2`` bits and a high part of ``bits // 2`` bits.
-* Round ``i`` of 32, or of 16 where ``bits`` is above 16, changes the high part when ``i`` is even and the low part when it is odd:
-  ``part ^= mix(other part ^ key[i])``, cut to the bits of the part.
+* Round ``i`` of 32, or of 16 where ``bits`` is above 16, changes the high part when ``i`` is even
+  and the low part when it is odd: ``part ^= mix(other part ^ key[i])``, cut to the part's bits.
 * ``mix`` is the 64-bit finaliser of MurmurHash3.
 * ``key[0..31]`` are the big-endian u64 words of four BLAKE2b-512 digests, of the label
   ``headrace.order.v1`` and the big-endian u64 seed, epoch, role, repeat and 0 to 3.

@@ -40,20 +40,16 @@ class GatedRead:
         self._go_on.set_result(error)
 
     async def wait(self, *, lingers: bool) -> None:
-        if not lingers:
-            try:
-                error = await self._go_on
-            except asyncio.CancelledError:
-                self.is_cancelled = True
-                raise
-        else:
+        while True:
             try:
                 error = await asyncio.shield(self._go_on)
+                break
             except asyncio.CancelledError:
                 self.is_cancelled = True
-                while not self._go_on.done():
-                    await asyncio.wait([self._go_on])
-                raise
+                if not lingers:
+                    raise
+        if self.is_cancelled:
+            raise asyncio.CancelledError
         if error is not None:
             raise error
         for request in self.requests:
@@ -71,10 +67,13 @@ class GatedReader:
         self.lingers = lingers
         self.reads: list[GatedRead] = []
         """All that were begun, in that order."""
+        self._is_open = False
 
     async def read(self, requests: Sequence[ReadRequest]) -> None:
         read = GatedRead(requests)
         self.reads.append(read)
+        if self._is_open:
+            read.finish()
         await read.wait(lingers=self.lingers)
 
     @property
@@ -88,6 +87,11 @@ class GatedReader:
     def finish_all(self) -> None:
         for read in self.under_way:
             read.finish()
+
+    def open_gates(self) -> None:
+        """Finish all reads, those to come too: so that a test that has failed can end."""
+        self._is_open = True
+        self.finish_all()
 
 
 class ReadyReader:

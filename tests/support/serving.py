@@ -18,6 +18,7 @@ from headrace_daemon.fetch.fetcher import Fetcher
 from headrace_daemon.settings import Settings
 from headrace_daemon.source.catalog import Catalog, OpenSource
 
+from .loops import until
 from .reading import GatedReader, InlineExecutor, ReadyReader, source_of
 
 if TYPE_CHECKING:
@@ -107,6 +108,17 @@ class Daemon:
         assert isinstance(self.reader, GatedReader)
         return self.reader
 
+    def give_up(self) -> None:
+        """Let go of all that waits: a test that has failed shall end."""
+        if isinstance(self.reader, GatedReader):
+            self.reader.open_gates()
+
+    async def whole(self) -> None:
+        """Wait until all feeds are closed and all memory is back."""
+        await until(lambda: not self.registry.feeds)
+        await until(lambda: not self.budget.guaranteed_bytes and not self.budget.held_bytes)
+        self.assert_whole()
+
     def assert_whole(self) -> None:
         """Fail if a feed or memory is left."""
         assert self.registry.feeds == []
@@ -119,7 +131,11 @@ async def running_registry(**options: Any) -> AsyncIterator[Daemon]:  # noqa: AN
     """Run a registry; at the end all feeds are closed and all memory is back."""
     daemon = Daemon(**options)
     async with daemon.registry:
-        yield daemon
+        try:
+            yield daemon
+        except BaseException:
+            daemon.give_up()
+            raise
     daemon.assert_whole()
 
 

@@ -69,6 +69,11 @@ class SlotPool:
         """Slots that nobody can take away."""
         return self._account.guarantee // max(1, self.slot_bytes)
 
+    @property
+    def surplus_bytes(self) -> int:
+        """Bytes held above what is guaranteed; negative where less is held."""
+        return self._account.held - self._account.guarantee
+
     async def take(self, step: int) -> Slot:
         """Return a slot of the current size for a step; waits until there is one.
 
@@ -87,12 +92,17 @@ class SlotPool:
     def _try_take(self) -> Slot | None:
         if self._idle:
             return self._idle.pop()
-        if self.num_slots < self.max_slots and self._budget.try_hold(
-            self._account, self.slot_bytes
-        ):
-            self.num_slots += 1
-            return Slot(self.slot_bytes)
-        return None
+        if self.num_slots >= self.max_slots:
+            return None
+        if not self._budget.try_hold(self._account, self.slot_bytes):
+            return None
+        try:
+            slot = Slot(self.slot_bytes)
+        except BaseException:  # the system has none
+            self._budget.release(self._account, self.slot_bytes)
+            raise
+        self.num_slots += 1
+        return slot
 
     def give_back(self, slot: Slot) -> None:
         """Take back a slot that nothing reads or writes any more."""
@@ -116,16 +126,21 @@ class SlotPool:
         Raises:
             BudgetError: If not even one slot of the new size can be guaranteed.
         """
-        if slot_bytes == self.slot_bytes:
+        if slot_bytes == self.slot_bytes and self.num_guaranteed >= MIN_SLOTS:
             return
         try:
             self._budget.change_guarantee(self._account, MIN_SLOTS * slot_bytes, need=need)
         except BudgetError:
             # One slot does, without overlap of reading and sending.
             self._budget.change_guarantee(self._account, slot_bytes, need=need)
-        self.slot_bytes = slot_bytes
-        while self._idle:
-            self._destroy(self._idle.pop())
+        if slot_bytes != self.slot_bytes:
+            self.slot_bytes = slot_bytes
+            while self._idle:
+                self._destroy(self._idle.pop())
+
+    def retire(self) -> None:
+        """Promise nothing more: others may wait for what is still held."""
+        self._budget.change_guarantee(self._account, 0, need="nothing")
 
     def close(self) -> None:
         """Return all memory; every slot must have been given back."""

@@ -31,7 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """List the source of each stream and print the size of its plan."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(markup=False, emoji=False, highlight=False, soft_wrap=True)
+    topology = Topology(0, options.world_size)
     settings = load(options.config)
     daemon = settings.daemon
     console.print(f"{options.config}: valid")
@@ -43,7 +44,7 @@ def run(options: argparse.Namespace) -> int:
         mark = " (default)" if name == settings.default_stream else ""
         console.print(f"\nstream {name}{mark}", style="bold")
         try:
-            _check_stream(console, settings, name, Topology(0, options.world_size))
+            _check_stream(console, settings, name, topology)
         except HeadraceError as error:
             console.print(f"  error  {error}", style="red")
             failures += 1

@@ -36,8 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """List a source if it was not listed before, or if asked to."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(markup=False, emoji=False, highlight=False, soft_wrap=True)
     settings = load(options.config) if options.config is not None else Settings()
+    if options.source is not None and options.stream is not None:
+        raise SettingsError("give a SOURCE or --stream, not both")
+    if options.source is None and options.suffix:
+        raise SettingsError("--suffix belongs to a SOURCE: a stream has its own")
     if options.source is not None:
         source = Objects(options.source, suffix=tuple(options.suffix))
     elif options.config is not None:

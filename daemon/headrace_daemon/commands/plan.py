@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 _SHOWN_IDS = 8
 _DEFAULT_STEPS = 10
+_PLAN_OPTIONS = ("plan", "batch_size", "global_batch_size", "seed", "tail")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,11 +46,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--config", type=Path, help="configuration file (TOML)")
     what.add_argument("--stream", help="name of a configured stream; the default one if left out")
     how = parser.add_argument_group("the plan, with a SOURCE")
-    how.add_argument("--plan", default="Shuffled", choices=("Shuffled", "Sequential"))
+    how.add_argument("--plan", choices=("Shuffled", "Sequential"), help="default Shuffled")
     how.add_argument("--batch-size", type=int, help="samples per step of each rank")
     how.add_argument("--global-batch-size", type=int, help="samples per step of all ranks")
     how.add_argument("--seed", type=int, help="seed of Shuffled")
-    how.add_argument("--tail", choices=("short", "drop", "wrap"), default="short")
+    how.add_argument("--tail", choices=("short", "drop", "wrap"), help="default short")
     where = parser.add_argument_group("which part of it")
     where.add_argument("--rank", type=int, default=0)
     where.add_argument("--world-size", type=int, default=1)
@@ -69,6 +70,8 @@ def run(options: argparse.Namespace) -> int:
     topology = Topology(options.rank, options.world_size)
     bound = BoundPlan(stream.plan, len(manifest), manifest.digest)
     steps = epoch_steps(bound, topology.world_size)
+    if options.epoch < 0:
+        raise SettingsError(f"--epoch {options.epoch}: epochs are counted from 0")
     first, last = _range(options.steps)
     cursor = seek(bound, Seek(update=options.epoch * steps + first), topology.world_size)
     batches = []
@@ -85,7 +88,7 @@ def run(options: argparse.Namespace) -> int:
         "world_size": topology.world_size,
         "steps_per_epoch": steps,
     }
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(markup=False, emoji=False, highlight=False, soft_wrap=True)
     if options.json:
         rows = [_row(batch, manifest) for batch in batches]
         console.out(json.dumps({**facts, "steps": rows}, indent=2))
@@ -98,27 +101,32 @@ def _stream(options: argparse.Namespace) -> tuple[Stream, Manifest]:
     if options.config is not None:
         if options.source is not None:
             raise SettingsError("give a SOURCE or --config, not both")
+        for name in ("suffix", *_PLAN_OPTIONS):
+            if getattr(options, name) not in (None, []):
+                raise SettingsError(
+                    f"--{name.replace('_', '-')} belongs to a SOURCE: with --config the source "
+                    "and the plan are those of the stream"
+                )
         settings = load(options.config)
         stream = configured_stream(settings, options.stream)[1]
     elif options.source is None:
         raise SettingsError("give a SOURCE, or --config with a stream")
+    elif options.stream is not None:
+        raise SettingsError("--stream is a name in a configuration: give that with --config")
     else:
         settings = Settings()
-        plan = {
-            "type": options.plan,
-            "batch_size": options.batch_size,
-            "global_batch_size": options.global_batch_size,
-            "tail": options.tail,
-        }
-        if options.batch_size is None and options.global_batch_size is None:
+        given = {name: getattr(options, name) for name in _PLAN_OPTIONS}
+        plan = {name: value for name, value in given.items() if value is not None}
+        plan["type"] = plan.pop("plan", "Shuffled")
+        if "batch_size" not in plan and "global_batch_size" not in plan:
             plan["batch_size"] = 32
-        if options.seed is not None:
-            plan["seed"] = options.seed
+        if "seed" in plan and plan["type"] != "Shuffled":
+            raise SettingsError(f"--seed belongs to --plan Shuffled, not to {plan['type']}")
         source = msgspec.to_builtins(Objects(options.source, suffix=tuple(options.suffix)))
         try:
             stream = msgspec.convert({"source": source, "plan": plan}, Stream)
         except msgspec.ValidationError as error:
-            raise PlanError(str(error)) from None
+            raise PlanError(str(error.__cause__ or error)) from None
     return stream, current_manifest(settings, stream.source)
 
 

@@ -5,21 +5,25 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import stat
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from .. import lifecycle
 from ..errors import SettingsError
 from ..observe import logs
-from ..settings import Settings, TrustSettings, load, parse_size
+from ..settings import Settings, SettingsValueError, TrustSettings, load
 from ..transport import listener
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
+
+_PRIVATE_NAMES: Final = frozenset({"daemon.log", "headrace.sock", "state"})
+"""What there may be in the folder of a private daemon."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,12 +55,13 @@ def run(options: argparse.Namespace) -> int:
     """Serve until told to stop."""
     logs.configure(options.log_level)
     settings = _settings(options)
+    lifeline = None if options.private is None else _lifeline()
+    _make_state_dir(settings.daemon.state_dir)
     path = Path(settings.daemon.socket)
     sock = listener.bind(path, settings.daemon.group)
     identity = os.stat(path).st_ino
     with _private(options.private):
         try:
-            lifeline = sys.stdin.fileno() if options.private is not None else None
             lifecycle.run(settings, sock, lifeline=lifeline)
         finally:
             # Only our own: another daemon may have replaced the file meanwhile.
@@ -71,20 +76,54 @@ def _settings(options: argparse.Namespace) -> Settings:
     daemon, trust = settings.daemon, settings.trust
     changes = {"socket": options.socket, "memory": options.memory, "state_dir": options.state_dir}
     if options.private is not None:
+        _check_private(options.private)
         changes["socket"] = str(options.private / "headrace.sock")
         changes["state_dir"] = str(options.private / "state")
         trust = TrustSettings(allow_sources=("*",))
     given = {name: value for name, value in changes.items() if value is not None}
-    if options.memory is not None:
-        try:
-            parse_size(options.memory)
-        except ValueError as error:
-            raise SettingsError(f"--memory: {error}") from None
-    daemon = msgspec.structs.replace(daemon, **given)
+    try:
+        daemon = msgspec.structs.replace(daemon, **given)
+    except SettingsValueError as error:
+        option = str(error).replace("_", "-", 1)  # it begins with the key
+        raise SettingsError(f"--{option}") from None
     if options.allow_source:
         allowed = (*trust.allow_sources, *options.allow_source)
         trust = msgspec.structs.replace(trust, allow_sources=allowed)
     return msgspec.structs.replace(settings, daemon=daemon, trust=trust)
+
+
+def _make_state_dir(folder: str) -> None:
+    """Find out now, and not when the first stream is opened."""
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(
+            f"daemon.state_dir = {folder!r} cannot be made: {error.strerror}"
+        ) from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise SettingsError(f"daemon.state_dir = {folder!r} cannot be written: give another one")
+
+
+def _check_private(folder: Path) -> None:
+    """Refuse a folder with things in it that are not of a private daemon: it will be removed."""
+    try:
+        others = {entry.name for entry in folder.iterdir()} - _PRIVATE_NAMES
+    except OSError as error:
+        raise SettingsError(f"--private {folder}: {error.strerror}") from error
+    if others:
+        raise SettingsError(
+            f"--private {folder}: it is removed at the end, and has {min(others)!r} in it: give an "
+            "empty folder"
+        )
+
+
+def _lifeline() -> int:
+    """Return the standard input, whose end means that nobody needs the daemon any more."""
+    if sys.stdin is not None:
+        kind = os.fstat(sys.stdin.fileno()).st_mode
+        if stat.S_ISFIFO(kind) or stat.S_ISSOCK(kind):
+            return sys.stdin.fileno()
+    raise SettingsError("--private needs a pipe as standard input: its end stops the daemon")
 
 
 @contextlib.contextmanager

@@ -48,7 +48,7 @@ def list_with_progress(source: Source) -> Manifest:
     console = Console(stderr=True)
     with Progress(
         SpinnerColumn(),
-        TextColumn("listing {task.description}: {task.completed} objects"),
+        TextColumn("listing {task.description}: {task.completed} objects", markup=False),
         TimeElapsedColumn(),
         transient=True,
         console=console,

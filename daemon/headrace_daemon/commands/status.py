@@ -29,7 +29,7 @@ def run(options: argparse.Namespace) -> int:
     with Channel.connect(options.socket) as channel:
         answer = channel.request(m.Status())
     assert isinstance(answer, m.Report)
-    console = Console(soft_wrap=options.json)
+    console = Console(markup=False, emoji=False, soft_wrap=options.json)
     if options.json:
         console.out(json.dumps(answer.report, indent=2), highlight=False)
     else:

@@ -40,8 +40,10 @@ class ReadyBatch:
     names: list[str]
     layout: Layout
     slot: Slot
-    # The fill; None before it was started.
+    # The fill; None before it was made.
     task: asyncio.Task[None] | None = None
+    # True once the task runs: one that is cancelled before that never comes to its own end.
+    is_started: bool = False
     is_filled: bool = False
     # True once the feed has no more use for the batch: its fill gives the slot back.
     is_dropped: bool = False
@@ -50,6 +52,11 @@ class ReadyBatch:
     def payload(self) -> memoryview:
         """The bytes to send; a view of the slot."""
         return self.slot.view[: self.layout.num_bytes]
+
+    @property
+    def is_being_filled(self) -> bool:
+        """Whether something may be writing into the slot."""
+        return self.is_started and self.task is not None and not self.task.done()
 
 
 @dataclass(slots=True)
@@ -85,6 +92,8 @@ class FeedStatistics:
 
 Item = ReadyBatch | EpochEdge | Finish | HeadraceError
 
+_MARKS = (EpochEdge, Finish)
+
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Feed:
@@ -112,23 +121,35 @@ class Feed:
     _items: deque[Item] = field(default_factory=deque)
     # Planned, without a slot yet.
     _planned: deque[PlannedBatch | EpochEdge | Finish] = field(default_factory=deque)
-    # The task in `run`, for `stop`; None before and after.
+    # Bytes of slots of dropped batches whose fill has not ended yet.
+    _leaving_bytes: int = 0
+    # The epoch that the slots of the pool have the size for.
+    _sized_epoch: int = field(init=False)
+    # Batches up to this size fit into a slot when they are planned again.
+    _room_bytes: int = field(init=False)
+    # Set when batches are planned again.
+    _has_shed: asyncio.Event = field(default_factory=asyncio.Event)
+    # The task in `run`, for `halt`; None before and after.
     _task: asyncio.Task[None] | None = None
-    _is_stopping: bool = False
+    _is_halted: bool = False
     _is_over: asyncio.Event = field(default_factory=asyncio.Event)
 
+    def __post_init__(self) -> None:
+        self._sized_epoch = self.planner.epoch
+        self._room_bytes = self.pool.slot_bytes
+
     async def run(self) -> None:
-        """Read ahead until the stream ends, fails, or `stop` is called."""
+        """Read ahead until the stream fails or `stop` is called."""
         try:
-            if self._is_stopping:
+            if self._is_halted:
                 return
             async with asyncio.TaskGroup() as tasks:
                 self._task = tasks.create_task(self._look_ahead(tasks), name=f"plan {self.name}")
         except* HeadraceError as errors:
-            self._append(_first(errors))
+            self._end_with(_first(errors))
         except* Exception as errors:
             logger.exception("feed failed feed=%s", self.name, exc_info=errors)
-            self._append(FeedError(f"the daemon failed: {_first(errors)!r}", code="internal"))
+            self._end_with(FeedError(f"the daemon failed: {_first(errors)}", code="internal"))
         finally:
             self._task = None
             self._is_over.set()
@@ -144,14 +165,14 @@ class Feed:
                 item.task.cancel()
         await self._is_over.wait()
         for item in self._items:
-            if isinstance(item, ReadyBatch) and not item.is_dropped:
+            if isinstance(item, ReadyBatch):
                 self.pool.give_back(item.slot)
         self._items.clear()
         self._planned.clear()
 
     def halt(self) -> None:
         """Plan nothing more; what is planned and placed is still read."""
-        self._is_stopping = True
+        self._is_halted = True
         if self._task is not None:
             self._task.cancel()
 
@@ -184,31 +205,40 @@ class Feed:
     # ---- reading ahead -----------------------------------------------------------------------
 
     async def _look_ahead(self, tasks: asyncio.TaskGroup) -> None:
+        try:
+            await self._place_all(tasks)
+        except HeadraceError as error:
+            self._append(error)  # in its place: what stands before it is still delivered
+
+    async def _place_all(self, tasks: asyncio.TaskGroup) -> None:
         loop = asyncio.get_running_loop()
         sizing = tasks.create_task(self._size_after(self.planner.epoch), name=f"size {self.name}")
         while True:
             if not self._planned:
                 self._planned += await loop.run_in_executor(self.executor, self.planner.next_items)
+            # During each `await` below, `shed` may put batches in front.
             match self._planned[0]:
                 case Finish() as finish:
                     sizing.cancel()
+                    self._planned.popleft()
                     self._append(finish)
-                    return
+                    while not self._planned:
+                        self._has_shed.clear()
+                        await self._has_shed.wait()
                 case EpochEdge(cursor=cursor) as edge:
+                    is_new = cursor.epoch > self._sized_epoch
+                    slot_bytes = await sizing if is_new else 0
+                    if self._planned[0] is not edge:
+                        continue
                     self._planned.popleft()
                     self._append(edge)
-                    slot_bytes = await sizing
-                    sizing = tasks.create_task(
-                        self._size_after(cursor.epoch), name=f"size {self.name}"
-                    )
-                    self.pool.resize(
-                        slot_bytes,
-                        need=f"epoch {cursor.epoch} of feed {self.name} needs slots of "
-                        f"{slot_bytes} bytes",
-                    )
+                    if is_new:
+                        self._resize(cursor.epoch, slot_bytes)
+                        sizing = tasks.create_task(
+                            self._size_after(cursor.epoch), name=f"size {self.name}"
+                        )
                 case PlannedBatch() as planned:
                     slot = await self.pool.take(planned.global_step)
-                    # A batch that was shed while we waited stands in front now.
                     following = self._planned.popleft()
                     assert isinstance(following, PlannedBatch)
                     batch = self._place(following, slot)
@@ -216,6 +246,16 @@ class Feed:
                         self._fill(batch), name=f"fill {self.name} step {following.step}"
                     )
                     self._items.append(batch)
+
+    def _resize(self, epoch: int, slot_bytes: int) -> None:
+        """Use slots of the size of an epoch from now on."""
+        # Making room may shed batches of this feed, which then have to fit into the new slots.
+        self._room_bytes = min(self._room_bytes, slot_bytes)
+        self.pool.resize(
+            slot_bytes,
+            need=f"epoch {epoch} of feed {self.name} needs slots of {slot_bytes} bytes",
+        )
+        self._sized_epoch, self._room_bytes = epoch, slot_bytes
 
     async def _size_after(self, epoch: int) -> int:
         """Return the bytes of a slot for the epoch after another, one epoch ahead of need."""
@@ -229,6 +269,7 @@ class Feed:
         return ReadyBatch(planned, manifest.names_of(planned.indices), layout, slot)
 
     async def _fill(self, batch: ReadyBatch) -> None:
+        batch.is_started = True
         view = batch.slot.view
         requests = [
             ReadRequest(name, view[offset : offset + length])
@@ -239,25 +280,39 @@ class Feed:
                 strict=True,
             )
         ]
+        failure: SourceError | None = None
         try:
             await self.fetcher.fetch(self.source.reader, requests)
         except SourceError as error:
-            self._fail(batch, error)
-        else:
-            batch.is_filled = True
+            failure = error
         finally:
             for request in requests:
                 request.target.release()
             if batch.is_dropped:
+                self._leaving_bytes -= batch.slot.size
                 self.pool.give_back(batch.slot)
-        self.on_change()
-
-    def _fail(self, batch: ReadyBatch, error: SourceError) -> None:
-        """Put an error in the place of a batch: those before it are still delivered."""
         if batch.is_dropped:
             return
-        self._items[self._items.index(batch)] = error
-        batch.is_dropped = True
+        if failure is None:
+            batch.is_filled = True
+        else:
+            # In the place of the batch: those before it are still delivered.
+            self._items[self._items.index(batch)] = failure
+            self.pool.give_back(batch.slot)
+        self.on_change()
+
+    def _end_with(self, error: HeadraceError) -> None:
+        """Put an error in the place of the first batch that will never be ready."""
+        kept = 0
+        for item in self._items:
+            if isinstance(item, ReadyBatch) and not item.is_filled:
+                break
+            kept += 1
+        while len(self._items) > kept:
+            item = self._items.pop()
+            if isinstance(item, ReadyBatch):
+                self.pool.give_back(item.slot)
+        self._append(error)
 
     def _append(self, item: EpochEdge | Finish | HeadraceError) -> None:
         self._items.append(item)
@@ -267,20 +322,37 @@ class Feed:
         """Give up batches that are furthest ahead, down to the guaranteed memory.
 
         They are planned again.  Memory that is being filled comes back when its read has ended.
+        Batches that stand before an error stay, and so do those of an earlier epoch that would
+        not fit into a slot of the present size.
         """
         self.pool.shed()
-        spare = self.pool.num_slots - self.pool.num_guaranteed
-        while spare > 0 and self._items and isinstance(self._items[-1], ReadyBatch):
-            batch = self._items.pop()
-            assert isinstance(batch, ReadyBatch)
-            self._planned.appendleft(batch.planned)
-            spare -= 1
-            if batch.is_filled:
-                self.pool.give_back(batch.slot)
-            else:
-                batch.is_dropped = True
-                assert batch.task is not None
-                batch.task.cancel()
+        while self.pool.surplus_bytes > self._leaving_bytes and self._shed_last():
+            pass
+
+    def _shed_last(self) -> bool:
+        """Give up the last batch, plan it and the marks behind it again; say if there is one."""
+        behind = 0
+        while behind < len(self._items) and isinstance(self._items[-1 - behind], _MARKS):
+            behind += 1
+        batch = self._items[-1 - behind] if behind < len(self._items) else None
+        if not isinstance(batch, ReadyBatch) or batch.layout.num_bytes > self._room_bytes:
+            return False
+        for _ in range(behind):
+            mark = self._items.pop()
+            assert isinstance(mark, _MARKS)
+            self._planned.appendleft(mark)
+        self._items.pop()
+        self._planned.appendleft(batch.planned)
+        self._has_shed.set()
+        if batch.is_being_filled:
+            batch.is_dropped = True
+            self._leaving_bytes += batch.slot.size
+        else:
+            self.pool.give_back(batch.slot)
+            self.pool.shed()
+        if batch.task is not None:
+            batch.task.cancel()
+        return True
 
 
 def _first(errors: BaseExceptionGroup[BaseException]) -> HeadraceError:

@@ -107,10 +107,14 @@ class FeedRegistry:
     ) -> None:
         """Close all feeds; reads that a thread is in the middle of are waited for."""
         assert self._tasks is not None
-        for entry in self.feeds:
-            await self.close(entry)
-        await self._tasks.__aexit__(kind, error, traceback)
-        self._tasks = None
+        try:
+            for entry in self.feeds:
+                await self.close(entry)
+        finally:
+            # Whatever ended the context: the group waits for what is being closed, and does not
+            # cancel it.
+            await self._tasks.__aexit__(None, None, None)
+            self._tasks = None
 
     async def open(
         self, request: m.Open, *, progress: Callable[[int], None] = lambda found: None
@@ -140,6 +144,14 @@ class FeedRegistry:
                 request.start,
                 progress=progress,
             )
+            planner = Planner(
+                stream.bound,
+                stream.cursor,
+                stream.topology,
+                first=request.first,
+                stride=request.stride,
+                epochs=request.epochs,
+            )
             slot_bytes = await self._slot_bytes(stream)
             if parked is None:
                 pool = await self._reserve(stream, slot_bytes, request.prefetch)
@@ -152,7 +164,7 @@ class FeedRegistry:
             if parked is not None:
                 self.close_soon(parked)
             raise
-        return self._start(request, stream, pool, token=parked.token if parked else None)
+        return self._start(stream, planner, pool, token=parked.token if parked else None)
 
     async def _slot_bytes(self, stream: BoundStream) -> int:
         num_samples = stream.samples_per_batch
@@ -195,20 +207,13 @@ class FeedRegistry:
         return pool
 
     def _start(
-        self, request: m.Open, stream: BoundStream, pool: SlotPool, *, token: str | None
+        self, stream: BoundStream, planner: Planner, pool: SlotPool, *, token: str | None
     ) -> OpenFeed:
         name = _name(stream)
         feed = Feed(
             name=name,
             source=stream.source,
-            planner=Planner(
-                stream.bound,
-                stream.cursor,
-                stream.topology,
-                first=request.first,
-                stride=request.stride,
-                epochs=request.epochs,
-            ),
+            planner=planner,
             pool=pool,
             fetcher=self._fetcher,
             executor=self._executor,
@@ -230,21 +235,37 @@ class FeedRegistry:
         return entry
 
     async def close(self, entry: OpenFeed) -> None:
-        """End a feed and take its memory back; a second call does nothing."""
-        if self._feeds.get(entry.token) is not entry:
-            return
-        del self._feeds[entry.token]
-        entry.unpark()
-        await entry.feed.stop()
-        entry.feed.pool.close()
-        logger.info(
-            "feed closed feed=%s batches=%d", entry.feed.name, entry.feed.statistics.num_batches
-        )
+        """End a feed and take its memory back; a second call does nothing.
+
+        Cancelled, it goes on in the background.
+        """
+        closing = self._begin_close(entry)
+        if closing is not None:
+            await asyncio.shield(closing)
 
     def close_soon(self, entry: OpenFeed) -> None:
-        """End a feed in a task of the registry."""
+        """End a feed in the background; does nothing for one that is closed or taken up again."""
+        self._begin_close(entry)
+
+    def _begin_close(self, entry: OpenFeed) -> asyncio.Task[None] | None:
+        if self._feeds.get(entry.token) is not entry:
+            return None
+        del self._feeds[entry.token]
+        entry.unpark()
+        entry.feed.pool.retire()
         assert self._tasks is not None, "the registry is not running"
-        self._tasks.create_task(self.close(entry), name=f"close {entry.feed.name}")
+        return self._tasks.create_task(self._take_back(entry), name=f"close {entry.feed.name}")
+
+    async def _take_back(self, entry: OpenFeed) -> None:
+        feed = entry.feed
+        try:
+            await feed.stop()
+            feed.pool.close()
+        except Exception:
+            # A bug here costs the memory of one feed; the others go on.
+            logger.exception("feed not closed feed=%s", feed.name)
+        else:
+            logger.info("feed closed feed=%s batches=%d", feed.name, feed.statistics.num_batches)
 
     def park(self, entry: OpenFeed, *, unwatch: Callable[[], None]) -> None:
         """Keep a feed for its client to come back, for the grace time.

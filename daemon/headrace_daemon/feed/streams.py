@@ -125,7 +125,8 @@ class Streams:
 
         Blocks: it looks at the size of every sample of the rank in that epoch.
         """
-        key = (stream.bound, stream.topology, epoch, position)
+        bound = stream.bound
+        key = (bound.digest, bound.manifest, stream.topology, epoch, position)
         with self._sizes_lock:
             if key in self._sizes:
                 self._sizes.move_to_end(key)
@@ -135,8 +136,8 @@ class Streams:
         def weigh(indices: Indices) -> Any:  # noqa: ANN401 - an array of the same shape
             return padded(sizes[indices])
 
-        cursor = msgspec.structs.replace(stream.bound.start(), epoch=epoch, position=position)
-        largest = largest_batch(stream.bound, cursor, stream.topology, weigh)
+        cursor = msgspec.structs.replace(bound.start(), epoch=epoch, position=position)
+        largest = largest_batch(bound, cursor, stream.topology, weigh)
         with self._sizes_lock:
             self._sizes[key] = largest
             while len(self._sizes) > _MAX_SIZES:

@@ -69,8 +69,8 @@ class Budget:
 
     @property
     def is_under_pressure(self) -> bool:
-        """True while an opening waits for surplus to be shed."""
-        return self._wanted > 0
+        """True while somebody waits for a guarantee that is still held as surplus by others."""
+        return self._wanted > 0 or self._charged() > self.total_bytes
 
     def _charged(self) -> int:
         return sum(account.charge for account in self._accounts)
@@ -110,9 +110,11 @@ class Budget:
                 f"[daemon] memory and did not shed their surplus within {OPEN_DEADLINE_S:g} s: "
                 "try again"
             ) from None
+        else:
+            self._accounts.append(account)
         finally:
             self._wanted -= guarantee
-        self._accounts.append(account)
+            self._wake()  # surplus is handed out again, and other openings must look anew
         return account
 
     def _admit(self, guarantee: int, need: str) -> None:
@@ -167,7 +169,10 @@ class Budget:
         self._wake()
 
     def _shed(self) -> None:
+        """Ask for surplus, of the account that is furthest ahead first, until there is enough."""
         for account in sorted(self._accounts, key=lambda account: -account.step):
+            if self._charged() + self._wanted <= self.total_bytes:
+                return
             if account.held > account.guarantee:
                 account.shed()
 

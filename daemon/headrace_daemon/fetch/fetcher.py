@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from ..errors import SourceError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -39,12 +41,24 @@ class Fetcher:
         if len(groups) == 1:
             await self._read(reader, groups[0])
             return
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                for number, group in enumerate(groups):
-                    tasks.create_task(self._read(reader, group), name=f"read group {number}")
-        except BaseExceptionGroup as errors:
-            raise errors.exceptions[0] from None
+        # The failure of a group is noted, not raised: a TaskGroup that has an error would keep it
+        # to itself when its owner is cancelled meanwhile.
+        failures: list[SourceError] = []
+        reads: list[asyncio.Task[None]] = []
+
+        async def read(group: Sequence[ReadRequest]) -> None:
+            try:
+                await self._read(reader, group)
+            except SourceError as error:
+                failures.append(error)
+                for task in reads:
+                    task.cancel()
+
+        async with asyncio.TaskGroup() as tasks:
+            for number, group in enumerate(groups):
+                reads.append(tasks.create_task(read(group), name=f"read group {number}"))
+        if failures:
+            raise failures[0]
 
     async def _read(self, reader: Reader, group: Sequence[ReadRequest]) -> None:
         async with self._places:

@@ -26,6 +26,15 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _BACKLOG: Final = 128
+_PASSING: Final = (
+    errno.ECONNABORTED,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOBUFS,
+    errno.ENOMEM,
+)
+"""Failures of one `accept` that say nothing about the next."""
+
 MAX_PATH_BYTES: Final = 107
 """Longest path of a Unix socket on Linux."""
 
@@ -53,26 +62,39 @@ def bind(path: Path, group: str) -> socket.socket:
             listener.bind(os.fspath(path))
         finally:
             os.umask(umask)
-        if group:
-            os.chown(path, -1, grp.getgrnam(group).gr_gid)
-        path.chmod(0o660)
-        listener.listen(_BACKLOG)
-    except KeyError:
-        listener.close()
-        path.unlink(missing_ok=True)
-        raise SettingsError(f"daemon.group = {group!r}: there is no such group") from None
     except OSError as error:
         listener.close()
         if error.errno == errno.EADDRINUSE:
             raise SocketInUseError(f"socket {path} was taken by another daemon meanwhile") from None
         raise SettingsError(f"socket {path} cannot be made: {error.strerror}") from error
+    try:
+        if group:
+            _give_to(path, group)
+        path.chmod(0o660)
+        listener.listen(_BACKLOG)
+    except BaseException:
+        listener.close()
+        path.unlink(missing_ok=True)
+        raise
     listener.setblocking(False)
     return listener
 
 
+def _give_to(path: Path, group: str) -> None:
+    try:
+        os.chown(path, -1, grp.getgrnam(group).gr_gid)
+    except KeyError:
+        raise SettingsError(f"daemon.group = {group!r}: there is no such group") from None
+    except OSError as error:
+        raise SettingsError(
+            f"daemon.group = {group!r}: the socket cannot be given to it ({error.strerror}): run "
+            "the daemon as a member of the group"
+        ) from error
+
+
 def _clear(path: Path) -> None:
     """Remove a socket file that nobody listens on."""
-    if not path.exists():
+    if not os.path.lexists(path):
         return
     if not path.is_socket():
         raise SettingsError(f"socket {path} is in the way: it exists and is not a socket")
@@ -130,6 +152,8 @@ class Listener:
                 accepting = tasks.create_task(self._accept(tasks), name="accept")
                 await self._is_stopping.wait()
                 accepting.cancel()
+                await asyncio.wait([accepting])
+                self._sock.close()  # whoever connects from now on is refused at once
         finally:
             self._sock.close()
 
@@ -146,7 +170,7 @@ class Listener:
             try:
                 sock, _ = await loop.sock_accept(self._sock)
             except OSError as error:
-                if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ECONNABORTED):
+                if error.errno not in _PASSING:
                     raise
                 logger.warning("accept failed: %s", error.strerror)
                 await asyncio.sleep(0.1)  # descriptors come back when other sessions end
@@ -161,6 +185,8 @@ class Listener:
             sock.setblocking(False)
             session = self._make_session(sock, f"{self._num_accepted}:pid={peer.pid}")
             self._sessions.add(session)
+            if self._is_stopping.is_set():
+                session.drain()
             tasks.create_task(self._serve(session), name=f"session {session.name}")
 
     async def _serve(self, session: Session) -> None:

@@ -21,6 +21,7 @@ import numpy as np
 from headrace.errors import FeedError, HeadraceError, LocalProtocolError, PlanError
 from headrace.protocol import VERSION, Connection, Role, State
 from headrace.protocol import messages as m
+from headrace.protocol.framing import MAX_PAYLOAD_BYTES
 from headrace.topology import Topology
 
 from .. import __version__
@@ -63,6 +64,9 @@ GREETING_S: Final = 10.0
 
 FAREWELL_S: Final = 1.0
 """How long a client that broke the protocol has to read why, in seconds."""
+
+_MAX_QUOTED: Final = 100
+"""Versions, and characters of a name, that a refusal repeats."""
 
 _RECEIVE_BYTES: Final = 64 << 10
 _SEND_BUFFER_BYTES: Final = 4 << 20
@@ -207,11 +211,12 @@ class Session:
         if VERSION in hello.versions:
             self._connection.send(m.Welcome(version=VERSION, agent=AGENT))
             return
-        spoken = ", ".join(map(str, hello.versions)) or "none"
+        spoken = ", ".join(map(str, hello.versions[:_MAX_QUOTED])) or "none"
+        agent = hello.agent[:_MAX_QUOTED] or "unknown"
         self._connection.send(
             m.Error(
                 code="version",
-                message=f"the client ({hello.agent or 'unknown'}) speaks protocol version(s) "
+                message=f"the client ({agent}) speaks protocol version(s) "
                 f"{spoken}, this daemon ({AGENT}) speaks {VERSION}: upgrade the older of the two",
                 fault="client",
                 scope="connection",
@@ -235,12 +240,16 @@ class Session:
             refusal = PlanError(f"the stream is described at too great a length: {error}")
         except HeadraceError as error:
             refusal = error
+        except Exception as error:
+            logger.exception("open failed session=%s", self.name)
+            refusal = _unforeseen(error)
         finally:
             self._opening = None
             self._wake.set()
         if refusal is not None:
-            logger.info("open refused session=%s: %s", self.name, refusal)
-            await self._end_feed(to_message(refusal, scope="feed"))
+            message = to_message(refusal, scope="feed")
+            logger.info("open refused session=%s: %s", self.name, message.message)
+            await self._end_feed(message)
             self._wake.set()
 
     def _progress(self, kind: str) -> Callable[[int], None]:
@@ -248,10 +257,8 @@ class Session:
         loop = asyncio.get_running_loop()
 
         def tell(done: int) -> None:
-            if self._connection.state is not State.CLOSED:
-                notice = m.Notice(kind=kind, text=f"{done} objects listed", done=done)
-                self._connection.send(notice)
-                self._wake.set()
+            self._say(m.Notice(kind=kind, text=f"{done} objects listed", done=done))
+            self._wake.set()
 
         def tell_from_thread(done: int) -> None:
             loop.call_soon_threadsafe(tell, done)
@@ -263,25 +270,42 @@ class Session:
             self._is_answering = False
             request = await self._requests.get()
             self._is_answering = True
+            refusal: HeadraceError
             try:
                 match request:
                     case m.Status():
-                        reply = m.Report(request=request.request, report=self._report())
-                        self._connection.send(reply)
+                        self._say(m.Report(request=request.request, report=self._report()))
                     case m.Lookup():
-                        self._connection.send(await self._look_up(request))
+                        self._say(await self._look_up(request))
                     case m.Read():
                         await self._read(request)
+                        continue
             except LocalProtocolError as error:
-                # The answer is too large for one message.
                 refusal = PlanError(f"{error}: ask for fewer samples at a time")
-                self._connection.send(to_message(refusal, scope="request", request=request.request))
             except HeadraceError as error:
-                self._connection.send(to_message(error, scope="request", request=request.request))
-            # One answer at a time: a client that does not read them gets no more.
-            self._is_written.clear()
-            self._wake.set()
-            await self._is_written.wait()
+                refusal = error
+            except Exception as error:
+                logger.exception("request failed session=%s", self.name)
+                refusal = _unforeseen(error)
+            else:
+                await self._written()
+                continue
+            self._say(to_message(refusal, scope="request", request=request.request))
+            await self._written()
+
+    def _say(self, message: m.DaemonMessage) -> None:
+        """Queue a message, unless the conversation has ended meanwhile."""
+        if self._connection.state is not State.CLOSED:
+            self._connection.send(message)
+
+    async def _written(self) -> None:
+        """Wait until the client's socket has taken an answer: one that does not read gets no more.
+
+        It may be the next to last answer that was taken.
+        """
+        self._is_written.clear()
+        self._wake.set()
+        await self._is_written.wait()
 
     async def _look_up(self, request: m.Lookup) -> m.Entries:
         topology = Topology(request.rank, request.world_size)
@@ -312,6 +336,11 @@ class Session:
         manifest = stream.source.manifest
         indices = _indices(request.indices, len(manifest))
         layout = lay_out(manifest.sizes[indices])
+        if layout.num_bytes > MAX_PAYLOAD_BYTES:
+            raise PlanError(
+                f"{len(indices)} samples of {layout.num_bytes} bytes together are above the limit "
+                f"of {MAX_PAYLOAD_BYTES}: ask for fewer samples at a time"
+            )
         names = manifest.names_of(indices)
         account = await self._budget.open(
             f"read {self.name}",
@@ -493,13 +522,17 @@ class Session:
         except TimeoutError:
             if is_owing:
                 text = "answering" if is_busy else "reading the next batch"
-                self._connection.send(m.Notice(kind="waiting", text=text))
+                self._say(m.Notice(kind="waiting", text=text))
         if feed is not None:
             elapsed = time.monotonic() - started
             if has_credit:
                 feed.statistics.waited_for_bytes_s += elapsed
             elif feed.num_ready:
                 feed.statistics.waited_for_credit_s += elapsed
+
+
+def _unforeseen(error: Exception) -> FeedError:
+    return FeedError(f"the daemon failed: {error!r}; its log says where", code="internal")
 
 
 def _indices(wanted: tuple[int, ...], length: int) -> NDArray[np.uint64]:
