@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
 
+PRIVATE_MARK: Final = ".headrace-private"
+"""A file of this name says that its folder was made to be removed, whatever else is in it."""
+
 _PRIVATE_NAMES: Final = frozenset({"daemon.log", "headrace.sock", "state"})
 """What there may be in the folder of a private daemon."""
 
@@ -107,10 +110,11 @@ def _make_state_dir(folder: str) -> None:
 def _check_private(folder: Path) -> None:
     """Refuse a folder with things in it that are not of a private daemon: it will be removed."""
     try:
-        others = {entry.name for entry in folder.iterdir()} - _PRIVATE_NAMES
+        names = {entry.name for entry in folder.iterdir()}
     except OSError as error:
         raise SettingsError(f"--private {folder}: {error.strerror}") from error
-    if others:
+    others = names - _PRIVATE_NAMES
+    if others and PRIVATE_MARK not in names:
         raise SettingsError(
             f"--private {folder}: it is removed at the end, and has {min(others)!r} in it: give an "
             "empty folder"

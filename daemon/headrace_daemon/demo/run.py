@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from headrace.testing import Ledger
 
+from ..commands.serve import PRIVATE_MARK
 from ..transport.listener import MAX_PATH_BYTES
 from . import files, proof, reports, signals
 from .children import DaemonProcess, ReportingChild
@@ -60,6 +61,7 @@ def _run_in(screen: Screen, epochs: int, *, keep: bool) -> None:
         # A private daemon removes its folder even if this process is killed: so it gets all of it.
         private = folder / "private" if keep else folder
         private.mkdir(exist_ok=True)
+        (private / PRIVATE_MARK).touch()
         daemon = DaemonProcess(folder, private)
         common = (daemon.socket, "--epochs", str(epochs))
         trainer = ReportingChild(
