@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from headrace.plans import Sequential
 from headrace.protocol import Connection, Role
@@ -39,9 +40,21 @@ def take(batches: Iterator[Batch], number: int) -> list[tuple[int, int]]:
     return places(next(batches) for _ in range(number))
 
 
+JOIN_S: Final = 20.0
+
+
 def receivers() -> list[threading.Thread]:
     """Return the threads that receive for a dataset."""
     return [thread for thread in threading.enumerate() if thread.name == "headrace receiver"]
+
+
+def assert_no_receiver_is_left() -> None:
+    """Fail if datasets that are gone have left a thread; those that are ending are waited for."""
+    if receivers():
+        gc.collect()
+    for thread in receivers():
+        thread.join(JOIN_S)
+    assert receivers() == []
 
 
 class LyingDaemon(FakeDaemon):
