@@ -28,6 +28,8 @@ SILENCE_S: Final = 10.0
 """A daemon that owes an answer and says nothing for this long (it has a heartbeat of 2 s), or for
 the deadline of the caller if that is longer, is taken for dead."""
 
+_LEAVE_S: Final = 0.2
+
 _RETRY_FIRST_S: Final = 0.02
 _RETRY_LIMIT_S: Final = 1.0
 
@@ -145,6 +147,25 @@ class Channel:
                 self._connection.send(message)
                 self._flush()
             return True
+
+    def leave(self) -> None:
+        """Ask for the feed to be closed, without waiting for anything: for finalizers.
+
+        The thread that receives ends when the daemon has answered.  Where the word does not get
+        out, hang up: the daemon then keeps the feed for its grace time.
+        """
+        # The thread that a finalizer interrupts may be the one that holds the lock.
+        if self._lock.acquire(timeout=_LEAVE_S):
+            try:
+                if self._connection.state in (State.OPENING, State.STREAMING):
+                    self._connection.send(m.Close())
+                    goodbye = b"".join(self._connection.data_to_send())
+                    with contextlib.suppress(OSError):
+                        if self._sock.send(goodbye, socket.MSG_DONTWAIT) == len(goodbye):
+                            return
+            finally:
+                self._lock.release()
+        self.shutdown()
 
     def _flush(self) -> None:
         try:

@@ -183,7 +183,7 @@ class Receiver:
         self._is_stopping.set()
         channel = self._channel
         if channel is not None:
-            channel.shutdown()
+            channel.leave()
 
     # ---- the thread --------------------------------------------------------------------------
 

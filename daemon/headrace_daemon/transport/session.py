@@ -128,6 +128,8 @@ class Session:
         # Whether a request is being answered.
         self._is_answering = False
         self._is_draining = False
+        # Whether the client has closed its feed, as opposed to having lost its connection.
+        self._is_leaving = False
         # Tells when the client's process is gone; None before and after `run`.
         self._watch: DeathWatch | None = None
 
@@ -162,7 +164,8 @@ class Session:
         assert self._watch is not None
         entry, self.entry = self.entry, None
         if entry is not None:
-            if self._watch.is_dead or not self._watch.is_possible or self._is_draining:
+            is_gone = self._watch.is_dead or not self._watch.is_possible
+            if is_gone or self._is_draining or self._is_leaving:
                 self._registry.close_soon(entry)
             else:
                 self._watch.on_death = lambda: self._registry.close_soon(entry)
@@ -200,7 +203,10 @@ class Session:
         match event:
             case m.Hello():
                 self._greet(event)
+            case m.Close():
+                self._is_leaving = True
             case m.Open():
+                self._is_leaving = False
                 self._opening = tasks.create_task(self._open(event), name=f"open {self.name}")
             case m.Status() | m.Lookup() | m.Read():
                 await self._requests.put(event)

@@ -105,6 +105,10 @@ def test_a_part_that_begins_behind_the_epoch_has_its_edge_only(first: int) -> No
     bound = bind(Sequential(batch_size=4), 10)
     planner = Planner(bound, bound.start(), ALONE, first=first, epochs=1)
     assert walk(planner, epochs=9) == [Edge(0, 1, 0), "finish"]
+    planner = Planner(bound, bound.start(), ALONE, first=first)
+    (edge,) = planner.next_items()
+    assert isinstance(edge, EpochEdge)
+    assert (edge.cursor.update, edge.cursor.sample) == (3, 10)
 
 
 def test_the_cursor_of_a_part_follows_the_whole_stream() -> None:

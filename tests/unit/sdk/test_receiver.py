@@ -691,11 +691,13 @@ def test_stop_wakes_whoever_waits_for_a_batch(daemon: ScriptedDaemon) -> None:
     assert items == [m.End(reason="closed")]
 
 
-def test_abandon_hangs_up_at_once(daemon: ScriptedDaemon) -> None:
+def test_abandon_asks_for_the_end_and_waits_for_nothing(daemon: ScriptedDaemon) -> None:
     receiver = start(daemon)
     conversation = daemon.accept()
     conversation.open()
     receiver.abandon()
+    conversation.hear(m.Close)
+    conversation.say(m.End(reason="closed"))
     conversation.hears_nothing_more()
     receiver._thread.join(DEADLINE_S)
     assert not receiver._thread.is_alive()

@@ -1,0 +1,178 @@
+"""Daemons and trainers that are killed: nothing is lost or repeated, and nothing stays."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+
+from headrace import DaemonDataset, errors, plans
+from headrace.client import Retry
+from headrace.testing import Ledger, ledger_of
+from tests.support.daemon import DaemonProcess
+from tests.support.files import stream_of, write_samples
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from headrace import Stream
+
+
+@pytest.fixture
+def stream(tmp_path: Path) -> Stream:
+    return stream_of(write_samples(tmp_path / "data", 200), plans.Shuffled(batch_size=4, seed=5))
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    """Ask again and again, with growing pauses, up to a deadline."""
+    retry = Retry(20.0, threading.Event().wait)
+    while not is_so():
+        assert retry.pause(), "it did not come to pass"
+
+
+@pytest.mark.slow
+def test_a_killed_daemon_that_comes_back_changes_nothing(stream: Stream) -> None:
+    with DaemonProcess() as daemon:
+        whole = Ledger()
+        calm = DaemonDataset(daemon.socket, stream)
+        for _ in range(2):
+            whole.entries += ledger_of(calm).entries
+        calm.close()
+        shaken = Ledger()
+        dataset = DaemonDataset(daemon.socket, stream, deadline_s=40)
+        for _ in range(2):
+            for batch in dataset:
+                shaken.record(batch)
+                if batch.meta["step"] in (0, 7, 25, 49):
+                    daemon.kill()
+                    daemon.start()
+        dataset.close()
+    assert shaken.difference(whole) is None
+
+
+def test_a_daemon_that_stays_away_is_an_error_at_the_deadline(stream: Stream) -> None:
+    with DaemonProcess() as daemon:
+        dataset = DaemonDataset(daemon.socket, stream, deadline_s=0.5, prefetch_batches=1)
+        batches = iter(dataset)
+        first = next(batches)
+        daemon.kill()
+        with pytest.raises(errors.DaemonUnavailableError, match=r"tried for 0\.5 s"):
+            list(batches)
+        state = dataset.state_dict()
+        assert state["step"] > first.meta["step"]
+        dataset.close()
+        daemon.start()
+        again = DaemonDataset(daemon.socket, stream)
+        again.load_state_dict(state)
+        assert next(iter(again)).meta["step"] == state["step"]
+        again.close()
+
+
+_TRAINER = """
+import json, sys
+from headrace import DaemonDataset, Objects, Stream, plans
+stream = Stream(Objects(sys.argv[2]), plans.Shuffled(batch_size=4, seed=5))
+dataset = DaemonDataset(sys.argv[1], stream, prefetch_batches=64)
+for number, batch in enumerate(dataset):
+    if number == 4:
+        print(json.dumps(dataset.state_dict()), flush=True)
+        sys.stdin.read()
+"""
+
+
+@pytest.mark.slow
+def test_the_batch_after_the_saved_one_is_the_first_of_the_next_trainer(stream: Stream) -> None:
+
+    with DaemonProcess() as daemon:
+        command = [sys.executable, "-c", _TRAINER, daemon.socket, stream.source.path]
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as trainer:
+            assert trainer.stdout is not None
+            state = json.loads(trainer.stdout.readline())
+            trainer.send_signal(signal.SIGKILL)
+            trainer.wait(20)
+        wait_until(lambda: not daemon.status()["feeds"])
+        dataset = DaemonDataset(daemon.socket, stream, prefetch_batches=64)
+        dataset.load_state_dict(state)
+        batch = next(iter(dataset))
+        dataset.close()
+        assert (batch.meta["epoch"], batch.meta["step"]) == (0, 5)
+
+
+@pytest.mark.slow
+def test_a_hundred_clients_that_come_and_go_leave_nothing(stream: Stream) -> None:
+    with DaemonProcess() as daemon:
+
+        def visit(number: int) -> None:
+            dataset = DaemonDataset(daemon.socket, stream)
+            batches = iter(dataset)
+            next(batches)
+            if number % 3 == 0:
+                dataset.close()
+            elif number % 3 == 1:
+                del batches, dataset  # hangs up
+                gc.collect()
+            else:
+                pid = os.fork()
+                if not pid:
+                    # A client of its own, that dies without a word.
+                    child = DaemonDataset(daemon.socket, stream)
+                    next(iter(child))
+                    os.kill(os.getpid(), signal.SIGKILL)
+                os.waitpid(pid, 0)
+                dataset.close()
+
+        def usage() -> tuple[int, int]:
+            return daemon.usage.num_fds(), daemon.usage.num_threads()
+
+        def is_quiet() -> bool:
+            report = daemon.status()
+            held = report["memory"]["held_bytes"] + report["memory"]["guaranteed_bytes"]
+            return not held and report["connections"] == 1
+
+        for number in range(12):
+            visit(number)
+        wait_until(lambda: _unparked(daemon) and is_quiet())
+        before, memory = usage(), daemon.usage.memory_info().rss
+        mine = psutil.Process().num_fds(), threading.active_count()
+        for number in range(100):
+            visit(number)
+        wait_until(lambda: _unparked(daemon) and is_quiet())
+        assert usage() == before
+        assert daemon.usage.memory_info().rss - memory < 5 << 20
+        assert (psutil.Process().num_fds(), threading.active_count()) == mine
+
+
+def _unparked(daemon: DaemonProcess) -> bool:
+    return not any(feed["is_parked"] for feed in daemon.status()["feeds"])
+
+
+@pytest.mark.slow
+def test_the_memory_of_a_daemon_is_bounded_while_nobody_takes_batches(tmp_path: Path) -> None:
+    folder = tmp_path / "large"
+    folder.mkdir()
+    for number in range(64):
+        (folder / f"{number:02d}").write_bytes(os.urandom(1 << 20))
+    stream = stream_of(folder, plans.Sequential(batch_size=4))
+    with DaemonProcess("--memory", "64MiB") as daemon:
+        base = daemon.usage.memory_info().rss
+        datasets = [DaemonDataset(daemon.socket, stream, prefetch_batches=64) for _ in range(3)]
+        passes = [iter(dataset) for dataset in datasets]
+        for batches in passes:
+            next(batches)
+        wait_until(lambda: daemon.status()["memory"]["held_bytes"] > 30 << 20)
+        report = daemon.status()
+        assert report["memory"]["held_bytes"] <= 64 << 20
+        assert daemon.usage.memory_info().rss <= base + (64 << 20) + (16 << 20)
+        for dataset in datasets:
+            dataset.close()
