@@ -53,8 +53,17 @@ class Reads:
         self._max_turns = max_turns
         self.names: list[str] = []
         """Names of the samples, in the order in which their reads began."""
-        self.gate: asyncio.Event | None = None
-        """Reads wait until it is set; make it with `AppThread.close_gate`."""
+        # Reads wait until it is set.
+        self._gate: asyncio.Event | None = None
+
+    def close_gate(self) -> None:
+        """Make reads wait that begin from now on; call it in the loop (`AppThread.call`)."""
+        self._gate = asyncio.Event()
+
+    def open_gate(self) -> None:
+        """Let them go on, and all further ones; likewise."""
+        assert self._gate is not None
+        self._gate.set()
 
     def of(self, root: str, executor: Executor) -> Reader:
         """Return the reader of a folder."""
@@ -63,8 +72,8 @@ class Reads:
     async def before(self, requests: Sequence[ReadRequest]) -> None:
         """Note that a group of reads begins, and wait as long as it shall."""
         self.names += [request.name for request in requests]
-        if self.gate is not None:
-            await self.gate.wait()
+        if self._gate is not None:
+            await self._gate.wait()
         if self._rng is not None:
             for _ in range(self._rng.randrange(self._max_turns)):
                 await asyncio.sleep(0)  # one turn of the loop; may be cancelled

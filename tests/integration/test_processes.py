@@ -1,0 +1,356 @@
+"""M3, M9: trainers that exit, fork, are interrupted, or try DataLoader workers."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import psutil
+import pytest
+
+from headrace import DaemonDataset, Stream, errors
+from headrace.plans import Shuffled
+from headrace.testing import Ledger
+from tests.support.app import AppThread, Reads
+from tests.support.daemon import DaemonProcess
+from tests.support.expected import expected
+from tests.support.files import check, stream_of, write_samples
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.support.trainers import Trainer, Trainers
+
+STEPS = 10
+DEADLINE_S = 20.0
+
+QUICK_S = 4.5
+"""What takes well below a second, and would take at least 5 if somebody waited for somebody."""
+
+
+@pytest.fixture(scope="module")
+def stream(tmp_path_factory: pytest.TempPathFactory) -> Stream:
+    folder = write_samples(tmp_path_factory.mktemp("samples"), STEPS * 4)
+    return stream_of(folder, Shuffled(batch_size=4, seed=17))
+
+
+@pytest.fixture(scope="module")
+def plain(stream: Stream) -> dict[str, Any]:
+    """The stream, to be passed to a process."""
+    made: dict[str, Any] = msgspec.to_builtins(stream)
+    return made
+
+
+@pytest.fixture
+def daemon() -> Iterator[DaemonProcess]:
+    with DaemonProcess() as daemon:
+        yield daemon
+
+
+def wait_for_death(pid: int) -> None:
+    """Wait until a process is gone, whoever its parent is."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        ready, _, _ = select.select([descriptor], [], [], DEADLINE_S)
+        assert ready, f"process {pid} lives on"
+    finally:
+        os.close(descriptor)
+
+
+# ---- the end -------------------------------------------------------------------------------------
+
+
+def test_an_exit_with_a_live_iterator_is_quick_and_quiet(
+    trainers: Trainers, daemon: DaemonProcess, plain: dict[str, Any]
+) -> None:
+    trainer = trainers.start("leave_alive", stream=plain, socket=daemon.socket)
+    assert trainer.hear() == "0"
+    begun = time.monotonic()
+    assert trainer.wait() == 0
+    assert time.monotonic() - begun < QUICK_S
+    assert trainer.stderr == ""
+
+
+def test_an_exit_with_a_private_daemon_takes_it_along(
+    trainers: Trainers, plain: dict[str, Any]
+) -> None:
+    trainer = trainers.start("private", stream=plain)
+    pid, socket = trainer.hear().split()
+    begun = time.monotonic()
+    trainer.say()
+    assert trainer.wait() == 0
+    assert time.monotonic() - begun < QUICK_S
+    assert trainer.stderr == ""
+    assert not psutil.pid_exists(int(pid))
+    assert not Path(socket).parent.exists()
+
+
+# ---- Ctrl-C --------------------------------------------------------------------------------------
+
+
+def assert_one_interrupt(trainer: Trainer) -> None:
+    """Fail unless the process ended soon, by Ctrl-C and with a single traceback."""
+    begun = time.monotonic()
+    trainer.kill(signal.SIGINT)
+    assert trainer.wait() == -signal.SIGINT
+    assert time.monotonic() - begun < QUICK_S
+    assert trainer.stderr.count("Traceback") == 1, trainer.stderr
+    assert trainer.stderr.rstrip().endswith("KeyboardInterrupt")
+    assert "Exception" not in trainer.stderr
+
+
+def training(trainers: Trainers, plain: dict[str, Any], socket: str | None, path: Path) -> Trainer:
+    return trainers.start(
+        "train",
+        stream=plain,
+        socket=socket,
+        ledger=str(path / "ledger.jsonl"),
+        state=str(path / "state.json"),
+        epochs=1,
+        prefetch_batches=2,
+    )
+
+
+def test_ctrl_c_while_a_batch_is_waited_for_ends_the_trainer(
+    trainers: Trainers, plain: dict[str, Any], tmp_path: Path
+) -> None:
+    reads = Reads()
+    with AppThread(reads=reads) as app:
+        app.call(reads.close_gate)
+        trainer = training(trainers, plain, app.socket, tmp_path)
+        assert trainer.hear() == "begins"
+        app.wait_until(lambda: app.app.report()["feeds"])
+        assert_one_interrupt(trainer)
+        app.call(reads.open_gate)
+        app.wait_until(lambda: not app.app.report()["feeds"])
+        assert app.call(app.app.report)["memory"]["held_bytes"] == 0
+
+
+def test_ctrl_c_while_the_daemon_hangs_ends_the_trainer(
+    trainers: Trainers, daemon: DaemonProcess, plain: dict[str, Any], tmp_path: Path
+) -> None:
+    trainer = training(trainers, {**plain, "plan": _large(plain)}, daemon.socket, tmp_path)
+    trainer.hear_until("step 0 0")
+    daemon.freeze()
+    while trainer_is_busy(trainer):
+        pass
+    assert_one_interrupt(trainer)
+    daemon.thaw()
+
+
+def _large(plain: dict[str, Any]) -> dict[str, Any]:
+    """Return the plan with so many steps that none of its epochs ends."""
+    return {**plain["plan"], "batch_size": 1}
+
+
+def trainer_is_busy(trainer: Trainer) -> bool:
+    ready, _, _ = select.select([trainer._stdout], [], [], 0.2)
+    return bool(ready) and trainer.hear() != ""
+
+
+def test_ctrl_c_while_the_daemon_is_away_ends_the_trainer(
+    trainers: Trainers, daemon: DaemonProcess, plain: dict[str, Any], tmp_path: Path
+) -> None:
+    trainer = training(trainers, {**plain, "plan": _large(plain)}, daemon.socket, tmp_path)
+    trainer.hear_until("step 0 0")
+    daemon.kill()
+    while trainer_is_busy(trainer):
+        pass
+    begun = time.monotonic()
+    trainer.kill(signal.SIGINT)
+    assert trainer.wait() == -signal.SIGINT
+    assert time.monotonic() - begun < QUICK_S
+    assert trainer.stderr.count("Traceback") == 1, trainer.stderr
+
+
+def test_ctrl_c_that_is_caught_loses_nothing(trainers: Trainers, plain: dict[str, Any]) -> None:
+    reads = Reads()
+    with AppThread(reads=reads) as app:
+        trainer = trainers.start("catch_interrupt", stream=plain, socket=app.socket)
+        trainer.hear_until("step 2")
+        app.call(reads.close_gate)
+        heard = [f"step {step}" for step in range(3)]
+        trainer.kill(signal.SIGINT)
+        line = trainer.hear()
+        while line.startswith("step"):
+            heard.append(line)
+            line = trainer.hear()
+        assert line == f"interrupted before {len(heard)} with threads 1", trainer.stderr
+        app.call(reads.open_gate)
+        trainer.say()
+        assert trainer.hear() == " ".join(map(str, range(len(heard), STEPS)))
+        assert trainer.wait() == 0
+
+
+# ---- forks and workers ---------------------------------------------------------------------------
+
+
+def test_after_a_fork_both_processes_go_on(
+    trainers: Trainers, daemon: DaemonProcess, plain: dict[str, Any]
+) -> None:
+    trainer = trainers.start("fork", stream=plain, socket=daemon.socket)
+    lines = trainer.hear_all()
+    assert trainer.wait() == 0
+    assert trainer.stderr == ""
+    assert lines[0] == (
+        "child this iterator belongs to the parent process: call iter() anew after a fork"
+    )
+    assert lines[1:] == [
+        "child " + " ".join(map(str, range(STEPS))),  # the next epoch, in a feed of its own
+        "parent " + " ".join(map(str, range(1, STEPS))),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("context", "error", "words"),
+    [
+        ("fork", "FeedError", "this dataset is in DataLoader worker 0 of 2: use num_workers=0"),
+        (
+            "spawn",
+            "TypeError",
+            "a DaemonDataset cannot be pickled, so it has no DataLoader workers",
+        ),
+    ],
+)
+def test_data_loader_workers_are_refused_with_a_sentence(
+    trainers: Trainers,
+    daemon: DaemonProcess,
+    plain: dict[str, Any],
+    context: str,
+    error: str,
+    words: str,
+) -> None:
+    trainer = trainers.start("work", stream=plain, socket=daemon.socket, context=context)
+    said = trainer.hear()
+    assert said.startswith(error), trainer.stderr
+    assert words in said
+    assert trainer.hear() == "0"
+    assert trainer.wait() == 0
+
+
+# ---- a private daemon ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where private daemons make their folders."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    return tmp_path
+
+
+def daemon_of(dataset: DaemonDataset) -> psutil.Process:
+    assert dataset._private is not None
+    assert dataset._private._process is not None
+    return psutil.Process(dataset._private._process.pid)
+
+
+def test_a_private_daemon_serves_and_goes(stream: Stream, temporary: Path) -> None:
+    dataset = DaemonDataset.local(stream, memory="8MiB", prefetch_batches=2)
+    ledger = Ledger()
+    for _ in range(2):
+        for batch in dataset:
+            check(batch)
+            ledger.record(batch)
+    assert ledger.difference(expected(stream, epochs=2)) is None
+    assert len(dataset) == STEPS
+    process = daemon_of(dataset)
+    dataset.close()
+    assert not process.is_running()
+    assert list(temporary.iterdir()) == []
+    with pytest.raises(errors.DaemonUnavailableError, match="was closed"):
+        next(iter(dataset))
+
+
+def test_a_private_daemon_goes_with_its_dataset(stream: Stream, temporary: Path) -> None:
+    dataset = DaemonDataset.local(stream)
+    next(iter(dataset))
+    process = daemon_of(dataset)
+    del dataset
+    assert not process.is_running()
+    assert list(temporary.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_private_daemon_that_dies_is_started_again(
+    stream: Stream, temporary: Path, number: signal.Signals
+) -> None:
+    dataset = DaemonDataset.local(stream, prefetch_batches=1)
+    ledger, seen = Ledger(), set()
+    for batch in dataset:
+        ledger.record(batch)
+        assert dataset._private is not None
+        process = dataset._private._process
+        if process is not None and process.poll() is None:  # it is back
+            seen.add(process.pid)
+            process.send_signal(number)
+            process.wait(DEADLINE_S)
+    assert ledger.difference(expected(stream)) is None
+    assert len(seen) >= 2
+    dataset.close()
+    assert list(temporary.iterdir()) == []
+
+
+def test_a_private_daemon_is_refused_what_cannot_be_served(temporary: Path) -> None:
+    with pytest.raises(errors.PlanError, match=r"local\(\) takes Stream\(source, plan\)"):
+        DaemonDataset.local("train")  # type: ignore[arg-type]
+    stream = stream_of(temporary / "nothing", Shuffled(batch_size=1))
+    dataset = DaemonDataset.local(stream)
+    with pytest.raises(errors.FeedError, match="does not exist"):
+        next(iter(dataset))
+    dataset.close()
+    with pytest.raises(errors.DaemonUnavailableError, match="'lots' is no size"):
+        DaemonDataset.local(stream, memory="lots")
+    with pytest.raises(errors.PlanError, match="prefetch_batches=0"):
+        DaemonDataset.local(stream, prefetch_batches=0)
+    assert list(temporary.iterdir()) == []
+
+
+def test_a_private_daemon_ends_with_its_parent_however_it_ends(
+    trainers: Trainers, plain: dict[str, Any]
+) -> None:
+    trainer = trainers.start("private", stream=plain)
+    pid, socket = trainer.hear().split()
+    trainer.kill()
+    assert trainer.wait() == -signal.SIGKILL
+    wait_for_death(int(pid))
+    assert not Path(socket).parent.exists()
+
+
+def test_a_forked_child_does_not_keep_a_private_daemon_alive(
+    trainers: Trainers, plain: dict[str, Any]
+) -> None:
+    trainer = trainers.start("private", stream=plain, forks=True)
+    pid, socket = trainer.hear().split()
+    child = psutil.Process(int(trainer.hear()))
+    trainer.kill()
+    assert trainer.wait() == -signal.SIGKILL
+    wait_for_death(int(pid))
+    assert not Path(socket).parent.exists()
+    assert child.is_running()
+    child.kill()
+
+
+def test_a_private_daemon_is_quiet_about_ctrl_c(
+    trainers: Trainers, plain: dict[str, Any], tmp_path: Path
+) -> None:
+    trainer = training(trainers, plain, None, tmp_path)
+    trainer.hear_until("step 0 3")
+    (daemon,) = psutil.Process(trainer.pid).children()
+    trainer.kill(signal.SIGINT)
+    assert trainer.wait() in (-signal.SIGINT, 0)
+    wait_for_death(daemon.pid)
+    assert trainer.stderr.count("Traceback") <= 1
+    state = tmp_path / "state.json"
+    assert (
+        json.loads(state.read_text())["step"]
+        == len(Ledger(tmp_path / "ledger.jsonl").entries) % STEPS
+    )

@@ -1,0 +1,159 @@
+"""What the trainer processes of `tests.support.trainers` do.
+
+Each function runs in the main thread of a process of its own, tells of each step on standard
+output, and takes a line of standard input before each step where it is asked to wait.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from torch.utils.data import DataLoader
+
+from headrace import DaemonDataset, Stream, Topology
+from headrace.errors import HeadraceError
+from headrace.testing import Ledger
+
+from .files import check
+
+
+def tell(*words: object) -> None:
+    """Say a line, at once."""
+    print(*words, flush=True)  # noqa: T201 - it is how the test hears of it
+
+
+def listen() -> None:
+    """Wait until the test lets this process go on."""
+    assert sys.stdin.readline(), "the test is gone"
+
+
+def dataset_of(stream: dict[str, Any], socket: str | None, **options: Any) -> DaemonDataset:  # noqa: ANN401 - of any type
+    """Return the dataset of a stream; where there is no socket, with a private daemon."""
+    made = msgspec.convert(stream, Stream)
+    if socket is None:
+        return DaemonDataset.local(made, **options)
+    return DaemonDataset(socket, made, **options)
+
+
+def train(
+    *,
+    stream: dict[str, Any],
+    socket: str | None,
+    ledger: str,
+    state: str,
+    epochs: int,
+    rank: int = 0,
+    world_size: int = 1,
+    waits: bool = False,
+    **options: Any,  # noqa: ANN401 - of any type
+) -> None:
+    """Train up to an epoch, from the saved state on if there is one; save after each step."""
+    topology = Topology(rank, world_size)
+    dataset = dataset_of(stream, socket, topology=topology, **options)
+    record, saved = Ledger(Path(ledger)), Path(state)
+    if saved.exists():
+        dataset.load_state_dict(json.loads(saved.read_text()))
+        record.cut(dataset.state_dict())
+    tell("begins")
+    while dataset.state_dict()["epoch"] < epochs:
+        for batch in dataset:
+            if waits:
+                listen()
+            check(batch)
+            record.record(batch, topology)
+            aside = saved.with_suffix(".writing")
+            aside.write_text(json.dumps(dataset.state_dict()))
+            aside.replace(saved)
+            tell("step", batch.meta["epoch"], batch.meta["step"])
+    dataset.close()
+    tell("done")
+
+
+def private(*, stream: dict[str, Any], forks: bool = False) -> None:
+    """Open a private daemon, tell where it is, perhaps fork, and wait."""
+    dataset = dataset_of(stream, None)
+    next(iter(dataset))
+    daemon = dataset._private
+    assert daemon is not None
+    assert daemon._process is not None
+    tell(daemon._process.pid, daemon.socket)
+    if forks:
+        child = os.fork()
+        if not child:
+            listen()  # and has everything that its parent had
+            return
+        tell(child)
+    listen()
+
+
+def leave_alive(*, stream: dict[str, Any], socket: str | None) -> None:
+    """End with an iterator that is alive, in the middle of an epoch."""
+    global _kept
+    _kept = iter(dataset_of(stream, socket))
+    tell(next(_kept).meta["step"])
+
+
+_kept: Any = None
+
+
+def fork(*, stream: dict[str, Any], socket: str | None) -> None:
+    """Fork after connecting; both processes go on, each with what is its own."""
+    dataset = dataset_of(stream, socket)
+    batches = iter(dataset)
+    next(batches)
+    child = os.fork()
+    if not child:
+        try:
+            next(batches)
+        except HeadraceError as error:
+            tell("child", error)
+        tell("child", *(batch.meta["step"] for batch in dataset))
+        return
+    assert os.waitpid(child, 0)[1] == 0
+    tell("parent", *(batch.meta["step"] for batch in batches))
+    dataset.close()
+
+
+def work(*, stream: dict[str, Any], socket: str | None, context: str) -> None:
+    """Try to iterate in DataLoader workers."""
+    loader = DataLoader(
+        dataset_of(stream, socket), batch_size=None, num_workers=2, multiprocessing_context=context
+    )
+    try:
+        next(iter(loader))
+    except (HeadraceError, TypeError) as error:
+        tell(type(error).__name__, str(error).splitlines()[-1])
+    # The main process itself goes on without workers.
+    tell(next(iter(DataLoader(loader.dataset, batch_size=None))).meta["step"])
+
+
+def catch_interrupt(*, stream: dict[str, Any], socket: str | None) -> None:
+    """Catch Ctrl-C, tell the state, and finish the epoch in a new pass."""
+    dataset = dataset_of(stream, socket)
+    try:
+        for batch in dataset:
+            tell("step", batch.meta["step"])
+    except KeyboardInterrupt:
+        state = dataset.state_dict()
+    tell("interrupted before", state["step"], "with threads", len(threading.enumerate()))
+    listen()
+    dataset.load_state_dict(state)
+    tell(*(batch.meta["step"] for batch in dataset))
+    dataset.close()
+
+
+def stranger(*, stream: dict[str, Any], socket: str, uid: int) -> None:
+    """Try to be served as somebody else."""
+    os.setgroups([])
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)
+    try:
+        tell(next(iter(dataset_of(stream, socket))))
+    except HeadraceError as error:
+        tell(type(error).__name__, error)
