@@ -21,6 +21,7 @@ from .reading import GatedReader, InlineExecutor, source_of, value_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
+    from concurrent.futures import Executor
 
     from headrace.plans import Plan
 
@@ -108,6 +109,7 @@ async def make_feed(
     size_slots: Callable[[int], int] | None = None,
     epochs: int | None = None,
     places: int = 64,
+    executor: Executor | None = None,
 ) -> FeedKit:
     """Return a feed that is not running yet."""
     reader = reader or GatedReader()
@@ -123,7 +125,7 @@ async def make_feed(
         planner=Planner(bound, bound.start(), Topology(), epochs=epochs),
         pool=pool,
         fetcher=Fetcher(places),
-        executor=InlineExecutor(),
+        executor=executor or InlineExecutor(),
         size_slots=size_slots or (lambda epoch: slot_bytes),
     )
     pool.on_shed = feed.shed

@@ -124,7 +124,8 @@ class Budget:
                 f"{need}; the budget is {self.total_bytes} bytes ([daemon] memory), of which "
                 f"{promised} are promised to {len(self._accounts)} open feed(s) and "
                 f"{self.total_bytes - promised} are left: raise memory to at least "
-                f"{promised + guarantee} bytes, or use a smaller batch"
+                f"{promised + guarantee} bytes, or use a smaller batch",
+                retryable=guarantee <= self.total_bytes,  # or no end of other feeds would help
             )
 
     def change_guarantee(self, account: Account, guarantee: int, *, need: str) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,11 +29,12 @@ from tests.support.feeding import (
     stop,
 )
 from tests.support.loops import run, turns, until
-from tests.support.reading import GatedReader, ReadyReader, source_of
+from tests.support.reading import GatedExecutor, GatedReader, ReadyReader, source_of
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine, Sequence
 
+    from headrace.plans import Plan
     from headrace_daemon.assemble.slots import SlotPool
     from tests.support.loops import Loop
 
@@ -407,6 +409,133 @@ def test_shedding_keeps_the_guaranteed_batches_at_the_head(loop: Loop) -> None:
     run(main(), loop)
 
 
+def slot_sizes(sizes: Sequence[int], plan: Plan) -> Callable[[int], int]:
+    """Return what says how large the slots of an epoch are."""
+    manifest = source_of(sizes, ReadyReader()).manifest
+    bound = BoundPlan(plan, len(sizes), manifest.digest)
+
+    def size_slots(epoch: int) -> int:
+        cursor = Cursor(plan=bound.digest, manifest=bound.manifest, epoch=epoch)
+        return largest_batch(
+            bound, cursor, Topology(), lambda indices: padded(manifest.sizes[indices])
+        )
+
+    return size_slots
+
+
+@pytest.mark.parametrize("epochs", [1, None], ids=["finished", "endless"])
+def test_surplus_is_shed_across_the_edges_of_epochs(loop: Loop, epochs: int | None) -> None:
+    """A short stream that nobody reads from must not keep its neighbours out."""
+
+    async def main() -> None:
+        async with running_feed(
+            sizes=[40] * 8, epochs=epochs, max_slots=6, reader=ReadyReader()
+        ) as kit:
+            await until(lambda: kit.feed.num_ready == (4 if epochs else 6))
+            other = await open_pool(kit.budget, slot_bytes=4 * SLOT_BYTES, name="other")
+            assert kit.pool.num_slots == 2
+            other.close()
+            assert await kit.take(4) == [(0, step) for step in range(4)]
+            assert isinstance(await kit.next(), EpochEdge)
+            if epochs:
+                assert isinstance(await kit.next(), Finish)
+            else:
+                assert await kit.take(4) == [(1, step) for step in range(4)]
+
+    run(main(), loop)
+
+
+@pytest.mark.parametrize("is_shrinking", [True, False])
+def test_what_is_shed_at_an_edge_is_planned_again_before_the_slots_change(
+    loop: Loop, is_shrinking: bool
+) -> None:
+    async def main() -> None:
+        sizes = [600, 600, 1, 1, 1, 1]  # the large ones in one batch, or in two
+        plans = (Shuffled(batch_size=2, seed=seed) for seed in itertools.count())
+        plan = next(
+            plan
+            for plan in plans
+            if (size := slot_sizes(sizes, plan))(0) != size(1)
+            and (size(0) > size(1)) == is_shrinking
+        )
+        size_slots, executor = slot_sizes(sizes, plan), GatedExecutor()
+        async with running_feed(
+            sizes=sizes,
+            plan=plan,
+            max_slots=3,
+            budget_bytes=10_000,
+            slot_bytes=size_slots(0),
+            size_slots=size_slots,
+            reader=ReadyReader(),
+            executor=executor,
+        ) as kit:
+            await until(lambda: kit.feed.num_ready == 3)
+            assert executor.gates  # the edge waits for the size of the next epoch
+            kit.feed.shed()
+            assert kit.feed.num_ready == 2
+            executor.open_gates()
+            for epoch in range(3):
+                assert await kit.take(3) == [(epoch, step) for step in range(3)]
+                assert isinstance(await kit.next(), EpochEdge)
+
+    run(main(), loop)
+
+
+def test_room_that_is_made_for_smaller_slots_keeps_what_would_not_fit_into_them(
+    loop: Loop,
+) -> None:
+    """At the edge the feed itself may be asked to shed, when memory is owed to somebody."""
+
+    async def main() -> None:
+        sizes = [600, 600, 1, 1, 1, 1]
+        plans = (Shuffled(batch_size=2, seed=seed) for seed in itertools.count())
+        plan = next(
+            plan
+            for plan in plans
+            if slot_sizes(sizes, plan)(1) < 1000
+            and set(plan.make_order(6).at(0, np.arange(4, 6, dtype=np.uint64))) == {0, 1}
+        )
+        size_slots, executor = slot_sizes(sizes, plan), GatedExecutor()
+        async with running_feed(
+            sizes=sizes,
+            plan=plan,
+            max_slots=2,
+            budget_bytes=10_000,
+            slot_bytes=size_slots(0),
+            size_slots=size_slots,
+            reader=ReadyReader(),
+            executor=executor,
+        ) as kit:
+            assert await kit.take(1) == [(0, 0)]
+            await until(lambda: kit.feed.num_ready == 2 and executor.gates)
+            budget = kit.budget
+            slow = await budget.open("slow", 0, shed=lambda: None, need="x")
+            owed = await budget.open("owed", 0, shed=lambda: None, need="x")
+            assert budget.try_hold(slow, 7000)
+            budget.change_guarantee(owed, 7000, need="x")
+            assert budget.is_under_pressure
+            executor.open_gates()
+            assert await kit.take(2) == [(0, 1), (0, 2)]
+            budget.release(slow, 7000)
+            budget.close(slow)
+            budget.close(owed)
+
+    run(main(), loop)
+
+
+def test_a_batch_that_would_not_fit_into_the_slots_of_the_next_epoch_stays(loop: Loop) -> None:
+    async def main() -> None:
+        async with running_feed(
+            sizes=[60] * 4, max_slots=6, reader=ReadyReader(), size_slots=lambda epoch: 64
+        ) as kit:
+            await until(lambda: kit.pool.slot_bytes == 64)
+            kit.feed.shed()
+            await turns(5)
+            assert await kit.take(2) == [(0, 0), (0, 1)]
+
+    run(main(), loop)
+
+
 SCRIPTS = st.lists(
     st.tuples(st.sampled_from(["turns", "read", "take", "open", "close"]), st.integers(0, 9)),
     max_size=80,
@@ -420,14 +549,7 @@ def test_others_that_come_and_go_change_nothing_in_the_order(
     """Neighbours open and close; epochs of three batches have slots of different sizes."""
     sizes = [40, 500, 64, 1, 0, 200]
     plan = Shuffled(batch_size=2, seed=seed)
-    source = source_of(sizes, ReadyReader())
-    bound = BoundPlan(plan, len(sizes), source.manifest.digest)
-
-    def size_slots(epoch: int) -> int:
-        cursor = Cursor(plan=bound.digest, manifest=bound.manifest, epoch=epoch)
-        return largest_batch(
-            bound, cursor, Topology(), lambda indices: padded(source.manifest.sizes[indices])
-        )
+    size_slots = slot_sizes(sizes, plan)
 
     async def main() -> None:
         budget = Budget(5000)
