@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 
+from .buckets import PROVIDERS, Bucket
 from .errors import PlanError
 from .plans import Plan, Sequential, Shuffled
 
@@ -23,30 +24,41 @@ _SCHEME: Final = re.compile("file(?=:/)|[a-z][a-z0-9+.-]*(?=://)", re.IGNORECASE
 class Objects(
     msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="Objects"
 ):
-    """One sample per object: the files of a folder, in the order of their names.
+    """One sample per object of a bucket or file of a folder, in the order of their names.
 
-    Names are relative to the folder, with ``/`` between components; the order is that of their
-    UTF-8 bytes.  The single field of a sample is ``data``.
+    The name of a sample is that of its object in the bucket, or of its file relative to the folder,
+    with ``/`` between components; the order is that of their UTF-8 bytes.  The single field of a
+    sample is ``data``.
     """
 
     uri: str
-    """A folder: a path, ``~/…``, or a ``file://`` URI."""
+    """A bucket of an AIStore cluster and the beginning of the names in it (``ais://bucket/prefix``,
+    or ``s3://``, ``gs://``, ``az://``, ``oci://`` for remote buckets, see `headrace.buckets`), or a
+    folder: a path, ``~/…``, or a ``file://`` URI."""
 
     suffix: str | tuple[str, ...] = ()
     """Take only names that end with this, or with one of these; all by default.  Case counts."""
 
     recursive: bool = True
-    """Whether folders inside the folder are read too."""
+    """Whether folders inside the folder are read too; in a bucket, whether names may have a ``/``
+    after the prefix."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.uri, str | os.PathLike) or not str(self.uri):
-            raise PlanError(f"uri={self.uri!r} is no source: give a folder or a file:// URI")
+            raise PlanError(
+                f"uri={self.uri!r} is no source: give a folder, a file:// URI, or ais://bucket/prefix"
+            )
         uri = os.fspath(self.uri)
         scheme = _scheme(uri)
-        if scheme not in ("", "file"):
-            raise PlanError(f"uri={uri!r} has scheme {scheme!r}: supported is file://")
-        if scheme == "file":
+        if scheme in PROVIDERS:
+            Bucket.parse(uri)
+        elif scheme == "file":
             _check_file_uri(uri)
+        elif scheme:
+            raise PlanError(
+                f"uri={uri!r} has scheme {scheme!r}: supported are file://, "
+                f"{', '.join(f'{known}://' for known in PROVIDERS)}"
+            )
         suffixes = (self.suffix,) if isinstance(self.suffix, str) else self.suffix
         if not isinstance(suffixes, tuple | list) or not all(isinstance(s, str) for s in suffixes):
             raise PlanError(f"suffix={self.suffix!r} is no suffix: give '.jpg', or a tuple of such")
@@ -54,12 +66,24 @@ class Objects(
             raise PlanError(f"recursive={self.recursive!r} must be true or false")
         msgspec.structs.force_setattr(self, "uri", uri)
         msgspec.structs.force_setattr(self, "suffix", tuple(suffixes))
-        if "\0" in self.path:
+        if "\0" in self.location:
             raise PlanError(f"uri={uri!r} is no source: a path has no NUL byte")
 
     @property
+    def bucket(self) -> Bucket | None:
+        """The bucket and prefix; None for a folder."""
+        return Bucket.parse(self.uri) if _scheme(self.uri) in PROVIDERS else None
+
+    @property
+    def location(self) -> str:
+        """Where it is, in one form for all ways to write it: a canonical URI or a path."""
+        bucket = self.bucket
+        return self.path if bucket is None else bucket.uri
+
+    @property
     def path(self) -> str:
-        """The folder as an absolute path, not resolved through links."""
+        """The folder as an absolute path, not resolved through links; not for a bucket."""
+        assert self.bucket is None, f"{self.uri} is no folder"
         path = unquote(urlsplit(self.uri).path) if _scheme(self.uri) == "file" else self.uri
         return os.path.abspath(os.path.expanduser(path))
 
@@ -111,5 +135,5 @@ class Stream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def anchored(self) -> Stream:
         """Return the stream with an absolute path, for a daemon that runs in another folder."""
-        source = msgspec.structs.replace(self.source, uri=self.source.path)
+        source = msgspec.structs.replace(self.source, uri=self.source.location)
         return msgspec.structs.replace(self, source=source)
