@@ -1,11 +1,13 @@
 """Manifests: the immutable inventory of one version of a source.
 
 A manifest is a few columns, memory-mapped from files whose folder is named by the digest of
-their content.  It holds relative names and sizes, and neither times nor absolute paths: copies of
-the same data have the same manifest.
+their content.  It holds relative names, sizes and, where the listing gives them, checksums, and
+neither times nor absolute paths: copies of the same data have the same manifest.
 
 Layout of ``<root>/<digest>/``: ``header.json``, ``sizes.npy`` (i64[n]), ``offsets.npy``
-(u64[n + 1]) and ``names.npy`` (u8[…], the UTF-8 names one after the other).
+(u64[n + 1]), ``names.npy`` (u8[…], the UTF-8 names one after the other), and for objects of a store
+``checksums.npy`` and ``versions.npy`` (S[n], ASCII, empty where unknown).  Versions are what the
+store calls them; they are not part of the digest, since storing the same bytes again changes them.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ if TYPE_CHECKING:
 FORMAT: Final = 1
 NUM_BLOCKS: Final = 64
 _LABEL: Final = b"headrace.manifest.v1"
-_COLUMNS: Final = ("sizes", "offsets", "names")
+COLUMNS: Final = ("sizes", "offsets", "names")
+OPTIONAL: Final = ("checksums", "versions")
 
 # What numpy raises for a damaged file; the last ones for one that is empty or has a bad header.
 _UNREADABLE: Final = (
@@ -61,15 +64,31 @@ class Manifest:
     The columns are read-only and may be memory-mapped; the manifest owns them.
     """
 
-    __slots__ = ("__weakref__", "blocks", "digest", "names", "offsets", "sizes")
+    __slots__ = (
+        "__weakref__",
+        "blocks",
+        "checksums",
+        "digest",
+        "names",
+        "offsets",
+        "sizes",
+        "versions",
+    )
 
     def __init__(
-        self, sizes: NDArray[np.int64], offsets: NDArray[np.uint64], names: NDArray[np.uint8]
+        self,
+        sizes: NDArray[np.int64],
+        offsets: NDArray[np.uint64],
+        names: NDArray[np.uint8],
+        checksums: NDArray[np.bytes_] | None = None,
+        versions: NDArray[np.bytes_] | None = None,
     ) -> None:
         self.sizes = sizes  # i64[n], bytes of each sample
         self.offsets = offsets  # u64[n + 1], where each name begins in `names`
         self.names = names  # u8[...], UTF-8
-        self.digest, self.blocks = _digests(sizes, offsets, names)
+        self.checksums = checksums  # S[n], as the store writes them; None if it gives none
+        self.versions = versions  # S[n], likewise
+        self.digest, self.blocks = _digests(sizes, offsets, names, checksums)
 
     @classmethod
     def build(cls, entries: Sequence[tuple[bytes, int]]) -> Manifest:
@@ -101,6 +120,14 @@ class Manifest:
         stops = self.offsets[indices + np.uint64(1)].tolist()
         return [str(blob[start:stop], "utf-8") for start, stop in zip(starts, stops, strict=True)]
 
+    def checksums_of(self, indices: NDArray[np.uint64]) -> list[bytes]:
+        """Return the checksums of some samples, in the order of `indices`; empty where unknown."""
+        return _values(self.checksums, indices)
+
+    def versions_of(self, indices: NDArray[np.uint64]) -> list[bytes]:
+        """Return the versions of some samples, in the order of `indices`; empty where unknown."""
+        return _values(self.versions, indices)
+
     @property
     def total_bytes(self) -> int:
         """Bytes of all samples together."""
@@ -111,14 +138,28 @@ class Manifest:
 
         The folder is written aside and renamed, so that it is there whole or not at all.
         """
-        target = root / self.digest
-        if target.is_dir():
-            return target
+        if (root / self.digest).is_dir():
+            return self.install(None, root)
         root.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(prefix=".writing-", dir=root))
         try:
-            for column in _COLUMNS:
-                np.save(aside / f"{column}.npy", getattr(self, column))
+            for column in (*COLUMNS, *OPTIONAL):
+                values = getattr(self, column)
+                if values is not None:
+                    np.save(aside / f"{column}.npy", values)
+            return self.install(aside, root)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+
+    def install(self, aside: Path | None, root: Path) -> Path:
+        """Make a folder with the columns the one of this manifest under `root`, and return it.
+
+        Args:
+            aside: Has the columns, and is moved; None if the manifest is there already.
+            root: Where manifests are.
+        """
+        target = root / self.digest
+        if aside is not None and not target.is_dir():
             header = {
                 "format": FORMAT,
                 "digest": self.digest,
@@ -132,9 +173,20 @@ class Manifest:
             except OSError:
                 if not target.is_dir():  # lost a race against the same content: theirs is as good
                     raise
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
+        self._renew_versions(target)
         return target
+
+    def _renew_versions(self, folder: Path) -> None:
+        """Store the versions in the folder of this manifest where those there are older ones."""
+        if self.versions is None:
+            return
+        path = folder / "versions.npy"
+        # By content, because the same bytes that were stored again have the same digest.
+        if path.is_file() and np.array_equal(np.load(path, mmap_mode="r"), self.versions):
+            return
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".writing-", delete=False) as aside:
+            np.save(aside, self.versions)
+        os.replace(aside.name, path)
 
     @classmethod
     def load(cls, root: Path, digest: str) -> Manifest:
@@ -148,14 +200,7 @@ class Manifest:
         if not (folder / "header.json").is_file():
             raise FileNotFoundError(os.fspath(folder))
         try:
-            sizes, offsets, names = (
-                # Plain arrays over the mapping: indexing a memmap costs three times as much.
-                np.asarray(np.load(folder / f"{column}.npy", mmap_mode="r", allow_pickle=False))
-                for column in _COLUMNS
-            )
-            if [sizes.dtype, offsets.dtype, names.dtype] != ["i8", "u8", "u1"]:
-                raise TypeError("a column has another type")
-            manifest = cls(sizes, offsets, names)
+            manifest = cls.map(folder)
         except _UNREADABLE as error:
             raise ManifestMismatchError(
                 f"the manifest files in {folder} cannot be read ({error}): remove that folder, it "
@@ -168,6 +213,28 @@ class Manifest:
             )
         return manifest
 
+    @classmethod
+    def map(cls, folder: Path) -> Manifest:
+        """Map the columns in a folder, whatever its name.
+
+        Raises:
+            OSError, ValueError, TypeError, …: If they cannot be read (see `_UNREADABLE`).
+        """
+        columns = {}
+        for column in (*COLUMNS, *OPTIONAL):
+            path = folder / f"{column}.npy"
+            if column in COLUMNS or path.is_file():
+                # Plain arrays over the mapping: indexing a memmap costs three times as much.
+                columns[column] = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+        if [columns[column].dtype for column in COLUMNS] != ["i8", "u8", "u1"]:
+            raise TypeError("a column has another type")
+        for column in OPTIONAL:
+            if column in columns and (
+                columns[column].dtype.kind != "S" or len(columns[column]) != len(columns["sizes"])
+            ):
+                raise TypeError(f"column {column} has another type or length")
+        return cls(**columns)
+
 
 class Difference(NamedTuple):
     """What one manifest has and another has not, by name."""
@@ -175,31 +242,50 @@ class Difference(NamedTuple):
     added: list[str]
     removed: list[str]
     changed: list[str]
-    """Names in both whose size differs."""
+    """Names in both whose size or checksum differs."""
 
 
 def compare(old: Manifest, new: Manifest) -> Difference:
     """Return what changed between two manifests; O(n) memory, not for an event loop."""
-    before = dict(_entries(old))
-    after = dict(_entries(new))
+    before = dict(_facts(old))
+    after = dict(_facts(new))
     return Difference(
         added=[name for name in after if name not in before],
         removed=[name for name in before if name not in after],
-        changed=[name for name, size in after.items() if before.get(name, size) != size],
+        changed=[name for name, facts in after.items() if _differ(before.get(name, facts), facts)],
     )
 
 
-def _entries(manifest: Manifest) -> Iterator[Entry]:
-    return (manifest[index] for index in range(len(manifest)))
+def _differ(before: tuple[int, bytes], after: tuple[int, bytes]) -> bool:
+    # A checksum that one of them does not have says nothing.
+    return before[0] != after[0] or (before[1] != after[1] and b"" not in (before[1], after[1]))
+
+
+def _facts(manifest: Manifest) -> Iterator[tuple[str, tuple[int, bytes]]]:
+    checksums = manifest.checksums
+    for index in range(len(manifest)):
+        checksum = b"" if checksums is None else bytes(checksums[index])
+        yield manifest.name(index), (int(manifest.sizes[index]), checksum)
+
+
+def _values(column: NDArray[np.bytes_] | None, indices: NDArray[np.uint64]) -> list[bytes]:
+    if column is None:
+        return [b""] * len(indices)
+    values: list[bytes] = column[indices].tolist()
+    return values
 
 
 def _digests(
-    sizes: NDArray[np.int64], offsets: NDArray[np.uint64], names: NDArray[np.uint8]
+    sizes: NDArray[np.int64],
+    offsets: NDArray[np.uint64],
+    names: NDArray[np.uint8],
+    checksums: NDArray[np.bytes_] | None,
 ) -> tuple[str, list[str]]:
     """Return the SHA-256 of a manifest and the digests of its blocks, in hex.
 
-    Block k holds the samples ``k*n//64 .. (k+1)*n//64``: their sizes, the lengths of their names
-    and their names.  The digest of the manifest is over the length and all block digests.
+    Block k holds the samples ``k*n//64 .. (k+1)*n//64``: their sizes, the lengths of their names,
+    their names and, if there are any, their checksums with the width of the column.  The digest of
+    the manifest is over the length and all block digests.
     """
     length = len(sizes)
     whole = hashlib.sha256(_LABEL + length.to_bytes(8, "little"))
@@ -211,6 +297,9 @@ def _digests(
         lengths = np.diff(offsets[start : stop + 1])
         block.update(np.ascontiguousarray(lengths, dtype="<u8").data)
         block.update(np.ascontiguousarray(names[offsets[start] : offsets[stop]]).data)
+        if checksums is not None:
+            block.update(b"checksums" + checksums.dtype.itemsize.to_bytes(4, "little"))
+            block.update(checksums[start:stop].tobytes())
         whole.update(block.digest())
         blocks.append(block.hexdigest()[:16])
     return whole.hexdigest(), blocks
