@@ -18,6 +18,8 @@ from .feed.registry import FeedRegistry, OpenFeed
 from .feed.streams import Streams
 from .fetch.budget import Budget
 from .fetch.fetcher import Fetcher
+from .source.ais.access import Access
+from .source.ais.store import AisStore
 from .source.catalog import Catalog
 from .source.store import ManifestStore
 from .transport.listener import Listener
@@ -49,7 +51,8 @@ class App:
         )
         self._budget = Budget(settings.daemon.memory_bytes)
         self._fetcher = Fetcher(settings.fetch.max_in_flight)
-        catalog = Catalog(ManifestStore(Path(settings.daemon.state_dir)), self._executor)
+        self._ais = AisStore(settings.store, Access(settings.store), self._executor)
+        catalog = Catalog(ManifestStore(Path(settings.daemon.state_dir)), self._executor, self._ais)
         self._streams = Streams(settings, catalog)
         self._registry = FeedRegistry(
             streams=self._streams,
@@ -69,7 +72,7 @@ class App:
         """Serve until `stop` has drained everything, or until cancelled."""
         logger.info("settings %s", msgspec.json.encode(self._settings).decode())
         try:
-            async with self._registry:
+            async with self._ais, self._registry:
                 await self._listener.run()
         finally:
             self._listener.stop()
@@ -106,6 +109,8 @@ class App:
                 "guaranteed_bytes": self._budget.guaranteed_bytes,
                 "held_bytes": self._budget.held_bytes,
             },
+            "reads": {"shared": self._fetcher.inflight.num_shared},
+            "store": self._ais.report(),
             "streams": sorted(self._settings.streams),
             "default_stream": self._settings.default_stream,
             "feeds": [_describe(entry) for entry in self._registry.feeds],

@@ -8,7 +8,10 @@ HeadraceError
     ├── SourceMissingError     the source is not there, is empty, or cannot be listed
     ├── ObjectMissingError     one object is not there (any more)
     ├── ObjectChangedError     one object is not as it was listed
-    └── ObjectUnreadableError  the system refuses to read one object
+    ├── ObjectCorruptError     one object arrives with bytes that do not have its checksum
+    ├── ObjectUnreadableError  the system or the store refuses to read one object
+    ├── StoreAccessError       the store does not let us in, or not at this
+    └── StoreUnavailableError  the store did not answer, or was not complete, for too long
 """
 
 from __future__ import annotations
@@ -61,17 +64,31 @@ class ObjectMissingError(SourceError):
 
 
 class ObjectChangedError(SourceError):
-    """An object has another size than the manifest says."""
+    """An object has another size, checksum or version than the manifest says."""
+
+
+class ObjectCorruptError(SourceError):
+    """An object of the manifest arrives with bytes that do not have its checksum."""
 
 
 class ObjectUnreadableError(SourceError):
-    """The system refuses to read an object of the manifest."""
+    """The system or the store refuses to read an object of the manifest."""
+
+
+class StoreAccessError(SourceError):
+    """The token is missing or refused, or it does not permit what is asked."""
+
+
+class StoreUnavailableError(SourceError):
+    """The store did not answer, or some of it was missing, up to the deadline."""
 
 
 _FAULTS: dict[type[HeadraceError], str] = {
     shared.PlanError: "client",
     shared.TopologyError: "client",
     TrustError: "client",
+    StoreAccessError: "source",
+    StoreUnavailableError: "source",
     SourceError: "data",
 }
 

@@ -127,12 +127,45 @@ class FetchSettings(_Table, frozen=True, kw_only=True):
         _check_range("max_in_flight", self.max_in_flight, 1, 1024)
 
 
+class StoreSettings(_Table, frozen=True, kw_only=True):
+    """``[store]``: the AIStore cluster that ``ais://`` and cloud buckets are read from."""
+
+    endpoints: tuple[str, ...] = ()
+    """Addresses of proxies, ``http://host:port``, of which one at a time is asked; empty: those in
+    ``$AIS_ENDPOINT``, separated by commas."""
+
+    token_file: str = ""
+    """File with the token for the proxies, bare or as JSON with a field ``token``; read again when
+    the token is refused.  Empty: ``$AIS_AUTHN_TOKEN``, or the file that
+    ``$AIS_AUTHN_TOKEN_FILE`` names."""
+
+    ca_file: str = ""
+    """Certificates to trust for ``https://``, PEM; empty: ``$AIS_CLIENT_CA``, or the system's."""
+
+    direct: Literal["auto", "off"] = "auto"
+    """Whether objects of ``ais://`` buckets are read straight from their targets; a cluster that
+    does not permit it is noticed.  ``"off"``: always by way of a proxy."""
+
+    deadline_s: float = 300.0
+    """How long a read or a page of a listing is tried again before it has failed, seconds.  Below
+    the timeout of the trainers' collectives."""
+
+    stall_s: float = 20.0
+    """How long a target may send nothing before the read is tried again, seconds."""
+
+    def __post_init__(self) -> None:
+        if "" in self.endpoints:
+            raise SettingsValueError("endpoints", "'' is no address of a proxy")
+        _check_range("deadline_s", self.deadline_s, 0.1, 86_400)
+        _check_range("stall_s", self.stall_s, 0.1, 3600)
+
+
 class TrustSettings(_Table, frozen=True, kw_only=True):
     """``[trust]``: who may ask for what."""
 
     allow_sources: tuple[str, ...] = ()
-    """Folders below which clients may open streams of their own; ``"*"`` allows all.  Streams of
-    the configuration are always allowed."""
+    """Folders and buckets (``"ais://bucket/prefix"``) below which clients may open streams of their
+    own; ``"*"`` allows all.  Streams of the configuration are always allowed."""
 
     allow_uids: tuple[int, ...] | None = None
     """User ids that may connect; by default whoever the mode of the socket lets in."""
@@ -140,7 +173,8 @@ class TrustSettings(_Table, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if "" in self.allow_sources:
             raise SettingsValueError(
-                "allow_sources", "'' is no folder: give a folder, or '*' to allow all"
+                "allow_sources",
+                "'' is no folder: give a folder or the URI of a bucket, or '*' to allow all",
             )
         for uid in self.allow_uids or ():
             _check_range("allow_uids", uid, 0, 2**32 - 2)
@@ -151,6 +185,7 @@ class Settings(_Table, frozen=True, kw_only=True):
 
     daemon: DaemonSettings = msgspec.field(default_factory=DaemonSettings)
     fetch: FetchSettings = msgspec.field(default_factory=FetchSettings)
+    store: StoreSettings = msgspec.field(default_factory=StoreSettings)
     trust: TrustSettings = msgspec.field(default_factory=TrustSettings)
     streams: dict[str, Stream] = {}
     """``[streams.NAME]``: streams that clients open by name."""

@@ -83,6 +83,7 @@ class _RecordedReader:
     def __init__(self, reads: Reads, reader: Reader) -> None:
         self._reads = reads
         self._reader = reader
+        self.location = reader.location
 
     async def read(self, requests: Sequence[ReadRequest]) -> None:
         await self._reads.before(requests)

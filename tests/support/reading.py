@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import Executor, Future
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from headrace.manifest import Manifest
@@ -65,9 +66,15 @@ class GatedReader:
 
     def __init__(self, *, lingers: bool = False) -> None:
         self.lingers = lingers
+        self._readings = count()
         self.reads: list[GatedRead] = []
         """All that were begun, in that order."""
         self._is_open = False
+
+    @property
+    def location(self) -> str:
+        """Another one each time, so that feeds do not share reads: each has all of its own."""
+        return f"gated {next(self._readings)}"
 
     async def read(self, requests: Sequence[ReadRequest]) -> None:
         read = GatedRead(requests)
@@ -96,6 +103,8 @@ class GatedReader:
 
 class ReadyReader:
     """Fills everything at once."""
+
+    location = "ready"
 
     async def read(self, requests: Sequence[ReadRequest]) -> None:
         for request in requests:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from rich.console import Console
 from rich.filesize import decimal
@@ -15,10 +15,16 @@ from headrace.topology import Topology
 from ..assemble.layout import padded
 from ..assemble.slots import MIN_SLOTS
 from ..settings import Settings, load
-from .sources import list_with_progress
+from .sources import ask_store, list_aside
 
 if TYPE_CHECKING:
     import argparse
+
+    from ..source.ais.clustermap import ClusterMap
+    from ..source.ais.store import AisStore, Reach
+
+STORE_DEADLINE_S: Final = 15.0
+"""How long the store may take to answer here, seconds: somebody waits at a terminal."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """List the source of each stream and print the size of its plan."""
+    """Ask the store how it is, list the source of each stream, print the size of its plan."""
     console = Console(markup=False, emoji=False, highlight=False, soft_wrap=True)
     topology = Topology(0, options.world_size)
     settings = load(options.config)
@@ -40,6 +46,14 @@ def run(options: argparse.Namespace) -> int:
     console.print(f"memory   {decimal(daemon.memory_bytes)}")
     console.print(f"state    {daemon.state_dir}")
     failures = 0
+    if settings.store.endpoints or any(
+        stream.source.bucket for stream in settings.streams.values()
+    ):
+        try:
+            failures += _check_store(console, settings)
+        except HeadraceError as error:
+            console.print(f"  error  {error}", style="red")
+            failures += 1
     for name in settings.streams:
         mark = " (default)" if name == settings.default_stream else ""
         console.print(f"\nstream {name}{mark}", style="bold")
@@ -55,9 +69,9 @@ def run(options: argparse.Namespace) -> int:
 
 def _check_stream(console: Console, settings: Settings, name: str, topology: Topology) -> None:
     stream = settings.streams[name]
-    console.print(f"  source {stream.source.path}")
+    console.print(f"  source {stream.source.location}")
     console.print(f"  plan   {stream.plan!r}")
-    manifest = list_with_progress(stream.source)
+    manifest = list_aside(settings, stream.source)
     console.print(
         f"  data   {len(manifest)} samples, {decimal(manifest.total_bytes)}, manifest "
         f"{manifest.digest[:12]}…"
@@ -82,3 +96,29 @@ def _check_stream(console: Console, settings: Settings, name: str, topology: Top
             f"[daemon] memory = {settings.daemon.memory!r} is too small for {name}: raise it to at "
             f"least {needed} bytes, or use a smaller batch"
         )
+
+
+def _check_store(console: Console, settings: Settings) -> int:
+    """Print the cluster and its targets; return how many targets are not well."""
+    console.print("\nstore", style="bold")
+
+    async def ask(ais: AisStore) -> tuple[str, ClusterMap, list[Reach], str]:
+        ais.client.deadline_s = min(ais.client.deadline_s, STORE_DEADLINE_S)
+        version = await ais.version()
+        reaches = await ais.ping()
+        return version, await ais.cluster.current(), reaches, ais.client.proxy
+
+    version, cluster, reaches, proxy = ask_store(settings, ask)
+    console.print(
+        f"  AIStore {version or 'of unknown version'} at {proxy}, cluster {cluster.uuid}, map "
+        f"version {cluster.version}, {len(cluster.proxies)} proxies, {len(reaches)} targets"
+    )
+    failures = 0
+    for reach in sorted(reaches, key=lambda reach: reach.node.id):
+        leaving = ", is leaving the cluster" if reach.node.is_leaving else ""
+        if reach.trouble:
+            failures += 1
+            console.print(f"  error  {reach.node} {reach.trouble}{leaving}", style="red")
+        else:
+            console.print(f"  {reach.node}: {1000 * reach.seconds:.1f} ms{leaving}")
+    return failures

@@ -24,7 +24,9 @@ _SHOWN = 5
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
-    parser.add_argument("source", nargs="?", help="a folder; by default that of --stream")
+    parser.add_argument(
+        "source", nargs="?", help="a folder or ais://bucket/prefix; by default that of --stream"
+    )
     parser.add_argument("--suffix", action="append", default=[], help="as in the source")
     parser.add_argument("--config", type=Path, help="configuration of the daemon that will use it")
     parser.add_argument("--stream", help="name of a configured stream")
@@ -53,10 +55,11 @@ def run(options: argparse.Namespace) -> int:
     if before is not None and not options.refresh:
         manifest, verb = before, "kept"
     else:
-        manifest, verb = store.keep(source, list_with_progress(source)), "listed"
+        listed = list_with_progress(settings, source, store.folder)
+        manifest, verb = store.keep(source, listed), "listed"
     console.print(
-        f"{verb} {source.path}: {len(manifest)} samples, {decimal(manifest.total_bytes)}, manifest "
-        f"{manifest.digest[:12]}…"
+        f"{verb} {source.location}: {len(manifest)} samples, {decimal(manifest.total_bytes)}, "
+        f"manifest {manifest.digest[:12]}…"
     )
     if verb == "kept":
         console.print("use --refresh to list it anew")

@@ -41,7 +41,7 @@ _PLAN_OPTIONS = ("plan", "batch_size", "global_batch_size", "seed", "tail")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
     what = parser.add_argument_group("what is read")
-    what.add_argument("source", nargs="?", help="a folder; or use --config")
+    what.add_argument("source", nargs="?", help="a folder or ais://bucket/prefix; or use --config")
     what.add_argument("--suffix", action="append", default=[], help="as in the source")
     what.add_argument("--config", type=Path, help="configuration file (TOML)")
     what.add_argument("--stream", help="name of a configured stream; the default one if left out")
@@ -164,7 +164,7 @@ def _show(
     batches: list[PlannedBatch],
     manifest: Manifest,
 ) -> None:
-    console.print(f"source {stream.source.path}")
+    console.print(f"source {stream.source.location}")
     console.print(f"plan   {stream.plan!r}")
     console.print(
         f"data   {facts['samples']} samples, {decimal(facts['total_bytes'])}, manifest "

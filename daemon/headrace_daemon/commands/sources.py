@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import uvloop
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from headrace.errors import PlanError
 
+from ..source.ais.access import Access
+from ..source.ais.store import AisStore
 from ..source.local import list_folder
 from ..source.store import ManifestStore
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
     from headrace.manifest import Manifest
     from headrace.sources import Source, Stream
 
     from ..settings import Settings
+
+_T = TypeVar("_T")
 
 
 def configured_stream(settings: Settings, name: str | None) -> tuple[str, Stream]:
@@ -39,12 +48,25 @@ def configured_stream(settings: Settings, name: str | None) -> tuple[str, Stream
 
 def current_manifest(settings: Settings, source: Source) -> Manifest:
     """Return the manifest that a daemon with these settings would use; list only if it has none."""
-    store = ManifestStore(Path(settings.daemon.state_dir))
-    return store.current(source) or list_with_progress(source)
+    return ManifestStore(Path(settings.daemon.state_dir)).current(source) or list_aside(
+        settings, source
+    )
 
 
-def list_with_progress(source: Source) -> Manifest:
-    """List a source, with a line of progress on a terminal."""
+def list_aside(settings: Settings, source: Source) -> Manifest:
+    """List a source, and keep nothing."""
+    with tempfile.TemporaryDirectory(prefix="headrace-") as folder:
+        return list_with_progress(settings, source, Path(folder))
+
+
+def list_with_progress(settings: Settings, source: Source, root: Path) -> Manifest:
+    """List a source, with a line of progress on a terminal.
+
+    Args:
+        settings: Say where the cluster is, if the source is a bucket.
+        source: What to list.
+        root: Where manifests are written while they are made.
+    """
     console = Console(stderr=True)
     with Progress(
         SpinnerColumn(),
@@ -55,4 +77,21 @@ def list_with_progress(source: Source) -> Manifest:
         disable=not console.is_terminal,
     ) as progress:
         task = progress.add_task(source.uri, total=None)
-        return list_folder(source, lambda found: progress.update(task, completed=found))
+
+        def show(found: int) -> None:
+            progress.update(task, completed=found)
+
+        if source.bucket is None:
+            return list_folder(source, show)
+        return ask_store(settings, lambda ais: ais.list_objects(source, root, show))
+
+
+def ask_store(settings: Settings, ask: Callable[[AisStore], Coroutine[Any, Any, _T]]) -> _T:
+    """Run something that asks the cluster of a configuration, in an event loop of its own."""
+
+    async def main() -> _T:
+        with ThreadPoolExecutor(1, thread_name_prefix="headrace") as executor:
+            async with AisStore(settings.store, Access(settings.store), executor) as ais:
+                return await ask(ais)
+
+    return uvloop.run(main())

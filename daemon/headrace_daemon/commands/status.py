@@ -50,6 +50,7 @@ def _show(console: Console, report: dict[str, Any]) -> None:
         f"{decimal(memory['budget_bytes'])} budget",
         highlight=False,
     )
+    _show_store(console, report["store"])
     default = report["default_stream"]
     names = [f"{name} (default)" if name == default else name for name in report["streams"]]
     console.print(f"streams  {', '.join(names) or 'none configured'}", highlight=False)
@@ -83,6 +84,29 @@ def _show(console: Console, report: dict[str, Any]) -> None:
             _verdict(feed),
         )
     console.print(table)
+
+
+def _show_store(console: Console, store: dict[str, Any]) -> None:
+    if store["map_version"] is None:
+        where = ", ".join(store["endpoints"])
+        told = f"{where}, not asked for anything yet" if where else "none configured"
+        console.print(f"store    {told}", highlight=False)
+        return
+    console.print(
+        f"store    {store['proxy']}, cluster {store['uuid']}, map version {store['map_version']}, "
+        f"{store['num_targets']} targets, reads {store['way']}, {store['retries']} retries",
+        highlight=False,
+    )
+    for node in store["missing"]:
+        console.print(f"         missing: {node}", style="red", highlight=False)
+    for name, reads in sorted(store["targets"].items()):
+        console.print(
+            f"         {name}: {reads['reads']} objects, {decimal(reads['bytes'])}, mean "
+            f"{reads['mean_ms']:.1f} ms, {reads['faults']} faults",
+            highlight=False,
+        )
+    if store["last_fault"]:
+        console.print(f"         last fault: {store['last_fault']}", highlight=False)
 
 
 def _verdict(feed: dict[str, Any]) -> str:

@@ -18,7 +18,7 @@ from headrace.plans.engine import PlannedBatch
 
 from ..assemble.layout import Layout, lay_out
 from ..errors import SourceError
-from ..source.reader import ReadRequest
+from ..source.reader import requests_of
 from .planner import EpochEdge, Finish, Planner
 
 if TYPE_CHECKING:
@@ -270,16 +270,15 @@ class Feed:
 
     async def _fill(self, batch: ReadyBatch) -> None:
         batch.is_started = True
-        view = batch.slot.view
-        requests = [
-            ReadRequest(name, view[offset : offset + length])
-            for name, offset, length in zip(
-                batch.names,
-                batch.layout.offsets.tolist(),
-                batch.layout.lengths.tolist(),
-                strict=True,
-            )
-        ]
+        layout = batch.layout
+        requests = requests_of(
+            self.source.manifest,
+            batch.planned.indices,
+            batch.names,
+            layout.offsets,
+            layout.lengths,
+            batch.slot.view,
+        )
         failure: SourceError | None = None
         try:
             await self.fetcher.fetch(self.source.reader, requests)

@@ -20,7 +20,7 @@ from headrace.plans.engine import (
     seek,
     settle,
 )
-from headrace.sources import Stream
+from headrace.sources import Objects, Stream
 
 from ..assemble.layout import padded
 from ..errors import TrustError
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from headrace.plans.order import Indices
+    from headrace.sources import Source
     from headrace.topology import Topology
 
     from ..settings import Settings
@@ -166,17 +167,34 @@ class Streams:
 
     def _check_trust(self, stream: Stream) -> None:
         allowed = self._settings.trust.allow_sources
-        path = os.path.realpath(stream.source.path)
-        for prefix in allowed:
-            if prefix == "*":
-                return
-            root = os.path.realpath(os.path.expanduser(prefix))
-            if path == root or path.startswith(root.rstrip("/") + "/"):
-                return
-        raise TrustError(
-            f"source {stream.source.path} is not below [trust] allow_sources "
-            f"({', '.join(allowed) or 'empty'}): add it there, or open a configured stream by name"
-        )
+        if not any(is_below(stream.source, prefix) for prefix in allowed):
+            raise TrustError(
+                f"source {stream.source.location} is not below [trust] allow_sources "
+                f"({', '.join(allowed) or 'empty'}): add it there, or open a configured stream by "
+                "name"
+            )
+
+
+def is_below(source: Source, prefix: str) -> bool:
+    """Tell whether a source is one that an entry of ``[trust] allow_sources`` allows.
+
+    An entry is ``"*"``, a folder, or the URI of a bucket with or without a prefix.  Below means the
+    same name, or one that goes on after a ``/``.
+    """
+    if prefix == "*":
+        return True
+    try:
+        allowed = Objects(prefix)
+    except PlanError:
+        return False
+    if (allowed.bucket is None) != (source.bucket is None):
+        return False
+    if source.bucket is None:
+        # Links count as what they point to.
+        location, root = os.path.realpath(source.path), os.path.realpath(allowed.path)
+    else:
+        location, root = source.location, allowed.location
+    return location == root or location.startswith(root.rstrip("/") + "/")
 
 
 def _position(start: Mapping[str, Any] | None) -> Cursor | Seek | None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from ..errors import SourceError
+from ..source.together import run_together
+from .inflight import Inflight
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,6 +29,8 @@ class Fetcher:
 
     def __init__(self, max_in_flight: int) -> None:
         self._places = asyncio.Semaphore(max_in_flight)
+        self.inflight = Inflight()
+        """Reads that are under way, shared by all who want the same."""
 
     async def fetch(self, reader: Reader, requests: Sequence[ReadRequest]) -> None:
         """Fill the targets of all requests.
@@ -40,29 +43,11 @@ class Fetcher:
         groups = _groups(requests)
         if len(groups) == 1:
             await self._read(reader, groups[0])
-            return
-        # The failure of a group is noted, not raised: a TaskGroup that has an error would keep it
-        # to itself when its owner is cancelled meanwhile.
-        failures: list[SourceError] = []
-        reads: list[asyncio.Task[None]] = []
-
-        async def read(group: Sequence[ReadRequest]) -> None:
-            try:
-                await self._read(reader, group)
-            except SourceError as error:
-                failures.append(error)
-                for task in reads:
-                    task.cancel()
-
-        async with asyncio.TaskGroup() as tasks:
-            for number, group in enumerate(groups):
-                reads.append(tasks.create_task(read(group), name=f"read group {number}"))
-        if failures:
-            raise failures[0]
+        else:
+            await run_together((self._read(reader, group) for group in groups), name="read group")
 
     async def _read(self, reader: Reader, group: Sequence[ReadRequest]) -> None:
-        async with self._places:
-            await reader.read(group)
+        await self.inflight.read(reader, group, self._places)
 
 
 def _groups(requests: Sequence[ReadRequest]) -> list[Sequence[ReadRequest]]:

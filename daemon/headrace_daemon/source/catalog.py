@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
+from weakref import WeakValueDictionary
 
 from headrace.errors import ManifestMismatchError
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from headrace.manifest import Manifest
     from headrace.sources import Source
 
+    from .ais.store import AisStore
     from .reader import Reader
     from .store import ManifestStore
 
@@ -32,15 +33,17 @@ class Catalog:
     """Opens sources; each is listed once, however many feeds ask for it at the same time.
 
     Args:
-        store: Where manifests are kept.
-        executor: Threads for listing and reading.
+        manifests: Where manifests are kept.
+        executor: Threads for listing and reading folders.
+        ais: The cluster that buckets are in.
     """
 
-    def __init__(self, store: ManifestStore, executor: Executor) -> None:
-        self._store = store
+    def __init__(self, manifests: ManifestStore, executor: Executor, ais: AisStore) -> None:
+        self._manifests = manifests
         self._executor = executor
-        # One opening at a time: the second asker of a source finds what the first has listed.
-        self._lock = asyncio.Lock()
+        self._ais = ais
+        # One opening of a source at a time: the second asker finds what the first has listed.
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def open(
         self,
@@ -51,44 +54,78 @@ class Catalog:
     ) -> OpenSource:
         """Return a source's manifest and reader.
 
+        Cancelled, a listing goes on for whoever asks next.
+
         Args:
             source: What to open.
             digest: The manifest that a cursor was made for; None for the current one.
-            progress: Called from a thread with the number of objects listed so far.
+            progress: Called, possibly from a thread, with the number of objects listed so far.
 
         Raises:
             SourceMissingError: If the source cannot be listed.
+            StoreUnavailableError, StoreAccessError: If its store does not let us list it.
             ManifestMismatchError: If `digest` is given and the source does not have it.
         """
-        await self._lock.acquire()
-        work = asyncio.get_running_loop().run_in_executor(
-            self._executor, self._manifest, source, digest, progress
-        )
-        # The thread goes on when its asker is cancelled, so the lock is the thread's.
-        work.add_done_callback(self._release)
+        lock = self._locks.setdefault(source.location, asyncio.Lock())
+        await lock.acquire()
+        try:
+            work = self._find(source, digest, progress)
+        except BaseException:
+            lock.release()
+            raise
+        # It goes on when its asker is cancelled, so the lock is its own.
+        work.add_done_callback(lambda work: _release(lock, work))
         manifest = await asyncio.shield(work)
-        return OpenSource(manifest, LocalReader(source.path, self._executor))
+        return OpenSource(manifest, self._reader(source))
 
-    def _release(self, work: asyncio.Future[Manifest]) -> None:
-        self._lock.release()
-        if not work.cancelled():
-            work.exception()  # taken, or the loop reports that nobody did
+    def _reader(self, source: Source) -> Reader:
+        bucket = source.bucket
+        if bucket is None:
+            return LocalReader(source.path, self._executor)
+        return self._ais.reader(bucket)
 
-    def _manifest(
+    def _find(
+        self, source: Source, digest: str | None, progress: Callable[[int], None]
+    ) -> asyncio.Future[Manifest]:
+        if source.bucket is not None:
+            work = self._find_bucket(source, digest, progress)
+            return self._ais.run_soon(work, name=f"open {source.location}")
+        return asyncio.get_running_loop().run_in_executor(
+            self._executor, self._find_folder, source, digest, progress
+        )
+
+    async def _find_bucket(
         self, source: Source, digest: str | None, progress: Callable[[int], None]
     ) -> Manifest:
-        # Only one that this source has had: the store also has those of other sources.
-        if digest is not None and self._store.has_had(source, digest):
-            with suppress(FileNotFoundError):
-                return self._store.load(digest)
-        manifest = self._store.current(source)
+        loop = asyncio.get_running_loop()
+        manifests = self._manifests
+        manifest = await loop.run_in_executor(self._executor, manifests.find, source, digest)
         if manifest is None:
-            manifest = self._store.keep(source, list_folder(source, progress))
-        if digest is not None and manifest.digest != digest:
-            raise ManifestMismatchError(
-                f"the cursor belongs to manifest {digest[:12]}…, {source.path} has "
-                f"{manifest.digest[:12]}… ({len(manifest)} samples, {manifest.total_bytes} "
-                "bytes): files were added, removed or changed in size since; restore the data, "
-                "or start anew with seek()"
-            )
-        return manifest
+            listed = await self._ais.list_objects(source, manifests.folder, progress)
+            manifest = await loop.run_in_executor(self._executor, manifests.keep, source, listed)
+        return _checked(source, manifest, digest)
+
+    def _find_folder(
+        self, source: Source, digest: str | None, progress: Callable[[int], None]
+    ) -> Manifest:
+        manifest = self._manifests.find(source, digest)
+        if manifest is None:
+            manifest = self._manifests.keep(source, list_folder(source, progress))
+        return _checked(source, manifest, digest)
+
+
+def _release(lock: asyncio.Lock, work: asyncio.Future[Manifest]) -> None:
+    lock.release()
+    if not work.cancelled():
+        work.exception()  # taken, or the loop reports that nobody did
+
+
+def _checked(source: Source, manifest: Manifest, digest: str | None) -> Manifest:
+    if digest is not None and manifest.digest != digest:
+        raise ManifestMismatchError(
+            f"the cursor belongs to manifest {digest[:12]}…, {source.location} has "
+            f"{manifest.digest[:12]}… ({len(manifest)} samples, {manifest.total_bytes} "
+            "bytes): samples were added, removed or changed since; restore the data, "
+            "or start anew with seek()"
+        )
+    return manifest

@@ -128,6 +128,11 @@ class LocalReader:
         self._root = root
         self._executor = executor
 
+    @property
+    def location(self) -> str:
+        """The folder."""
+        return self._root
+
     async def read(self, requests: Sequence[ReadRequest]) -> None:
         """Fill the targets of all requests (see `Reader.read`)."""
         stop = Event()

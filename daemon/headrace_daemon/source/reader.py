@@ -7,6 +7,11 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from headrace.manifest import Manifest
+
 
 class ReadRequest(NamedTuple):
     """A whole object and the memory it goes into."""
@@ -17,9 +22,20 @@ class ReadRequest(NamedTuple):
     target: memoryview
     """Writable, exactly as long as the manifest says the object is."""
 
+    checksum: bytes = b""
+    """As the manifest has it; empty where unknown."""
+
+    version: bytes = b""
+    """Likewise."""
+
 
 class Reader(Protocol):
     """Reads objects of one source."""
+
+    @property
+    def location(self) -> str:
+        """What it reads: requests with equal names for readers of one location are the same."""
+        ...
 
     async def read(self, requests: Sequence[ReadRequest]) -> None:
         """Fill the targets of all requests.
@@ -31,3 +47,34 @@ class Reader(Protocol):
             SourceError: Naming the object that is missing, changed or unreadable.
         """
         ...
+
+
+def requests_of(
+    manifest: Manifest,
+    indices: NDArray[np.uint64],
+    names: Sequence[str],
+    offsets: NDArray[np.uint64],
+    lengths: NDArray[np.uint64],
+    view: memoryview,
+) -> list[ReadRequest]:
+    """Return the requests for some samples of a manifest.
+
+    Args:
+        manifest: Of the source.
+        indices: The samples, u64[n].
+        names: Their names, in the same order.
+        offsets: Where each goes in the view, u64[n].
+        lengths: Bytes of each, u64[n].
+        view: Writable.  The requests have slices of it, which the caller releases.
+    """
+    return [
+        ReadRequest(name, view[offset : offset + length], checksum, version)
+        for name, offset, length, checksum, version in zip(
+            names,
+            offsets.tolist(),
+            lengths.tolist(),
+            manifest.checksums_of(indices),
+            manifest.versions_of(indices),
+            strict=True,
+        )
+    ]

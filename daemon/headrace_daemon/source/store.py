@@ -10,6 +10,8 @@ import hashlib
 import json
 import os
 import tempfile
+from contextlib import suppress
+from threading import Lock
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
@@ -24,17 +26,21 @@ if TYPE_CHECKING:
 
 
 class ManifestStore:
-    """Manifests in the state folder; methods block and may be called from any one thread a time.
+    """Manifests in the state folder; methods block and may be called from any thread.
+
+    Of one source, one thread at a time may keep a manifest.
 
     Args:
         root: The state folder; made when it is needed.
     """
 
     def __init__(self, root: Path) -> None:
-        self._manifests = root / "manifests"
+        self.folder = root / "manifests"
+        """Where the manifests are, by digest."""
         self._sources = root / "sources"
-        # Loaded manifests that somebody still uses.
+        # Loaded manifests that somebody still uses, and what guards them.
         self._loaded: WeakValueDictionary[str, Manifest] = WeakValueDictionary()
+        self._lock = Lock()
 
     def current(self, source: Source) -> Manifest | None:
         """Return the manifest of a source as last listed, or None if it never was."""
@@ -47,6 +53,19 @@ class ManifestStore:
         """Return whether a source was ever listed as this manifest."""
         return digest in self._listed(source)
 
+    def find(self, source: Source, digest: str | None) -> Manifest | None:
+        """Return the manifest to open a source with, or None if it has to be listed.
+
+        Args:
+            source: What is opened.
+            digest: The manifest that is wanted, which counts only if the source has had it: the
+                store also has those of other sources.  None for the current one.
+        """
+        if digest is not None and self.has_had(source, digest):
+            with suppress(FileNotFoundError):
+                return self.load(digest)
+        return self.current(source)
+
     def load(self, digest: str) -> Manifest:
         """Return a manifest by its digest.
 
@@ -54,15 +73,16 @@ class ManifestStore:
             FileNotFoundError: If it is not in the store.
             ManifestMismatchError: If its files are damaged.
         """
-        manifest = self._loaded.get(digest)
-        if manifest is None:
-            manifest = Manifest.load(self._manifests, digest)
-            self._loaded[digest] = manifest
-        return manifest
+        with self._lock:
+            manifest = self._loaded.get(digest)
+            if manifest is None:
+                manifest = Manifest.load(self.folder, digest)
+                self._loaded[digest] = manifest
+            return manifest
 
     def keep(self, source: Source, manifest: Manifest) -> Manifest:
         """Store a manifest as the current one of a source; return it as mapped from its files."""
-        manifest.save(self._manifests)
+        manifest.save(self.folder)
         pointer = self._pointer(source)
         pointer.parent.mkdir(parents=True, exist_ok=True)
         content = {
@@ -87,5 +107,5 @@ class ManifestStore:
         return digests if all(isinstance(digest, str) for digest in digests) else []
 
     def _pointer(self, source: Source) -> Path:
-        identity = msgspec.json.encode(msgspec.structs.replace(source, uri=source.path))
+        identity = msgspec.json.encode(msgspec.structs.replace(source, uri=source.location))
         return self._sources / f"{hashlib.sha256(identity).hexdigest()[:32]}.json"

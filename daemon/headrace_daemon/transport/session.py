@@ -30,7 +30,7 @@ from ..assemble.slots import Slot
 from ..errors import to_message
 from ..feed.feed import ReadyBatch
 from ..feed.planner import EpochEdge, Finish
-from ..source.reader import ReadRequest
+from ..source.reader import requests_of
 from .peer import DeathWatch
 
 if TYPE_CHECKING:
@@ -357,18 +357,14 @@ class Session:
         try:
             slot = Slot(layout.num_bytes)
             try:
-                targets = [
-                    slot.view[offset : offset + length]
-                    for offset, length in zip(
-                        layout.offsets.tolist(), layout.lengths.tolist(), strict=True
-                    )
-                ]
+                wanted = requests_of(
+                    manifest, indices, names, layout.offsets, layout.lengths, slot.view
+                )
                 try:
-                    wanted = list(map(ReadRequest, names, targets))
                     await self._fetcher.fetch(stream.source.reader, wanted)
                 finally:
-                    for target in targets:
-                        target.release()
+                    for one in wanted:
+                        one.target.release()
                 header = m.Samples(
                     request=request.request,
                     n=len(names),

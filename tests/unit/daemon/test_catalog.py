@@ -11,11 +11,11 @@ from headrace.errors import ManifestMismatchError
 from headrace.sources import Objects
 from headrace_daemon.errors import SourceMissingError
 from headrace_daemon.source import catalog as module
-from headrace_daemon.source.catalog import Catalog
 from headrace_daemon.source.local import list_folder
 from headrace_daemon.source.reader import ReadRequest
 from headrace_daemon.source.store import ManifestStore
 from tests.support.loops import run, turns
+from tests.support.sources import folders
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -73,7 +73,7 @@ class Listings:
 def test_a_source_is_opened_with_its_manifest_and_a_reader_of_it(
     tmp_path: Path, data: Path, threads: ThreadPoolExecutor, loop: Loop
 ) -> None:
-    catalog = Catalog(ManifestStore(tmp_path / "state"), threads)
+    catalog = folders(ManifestStore(tmp_path / "state"), threads)
     target = bytearray(2)
 
     async def open_and_read() -> Manifest:
@@ -94,7 +94,7 @@ def test_a_source_is_listed_once_however_many_ask_at_the_same_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     listings = Listings(monkeypatch)
-    catalog = Catalog(ManifestStore(tmp_path / "state"), threads)
+    catalog = folders(ManifestStore(tmp_path / "state"), threads)
 
     async def open_many() -> list[Manifest]:
         async with asyncio.TaskGroup() as group:
@@ -113,19 +113,19 @@ def test_files_that_come_after_the_listing_change_nothing_also_after_a_restart(
     tmp_path: Path, data: Path, threads: ThreadPoolExecutor
 ) -> None:
     source, state = Objects(str(data)), tmp_path / "state"
-    catalog = Catalog(ManifestStore(state), threads)
+    catalog = folders(ManifestStore(state), threads)
     before = run(catalog.open(source)).manifest.digest
     (data / "c").write_bytes(b"333")
     (data / "a").unlink()
     assert run(catalog.open(source)).manifest.digest == before
-    assert run(Catalog(ManifestStore(state), threads).open(source)).manifest.digest == before
+    assert run(folders(ManifestStore(state), threads).open(source)).manifest.digest == before
 
 
 def test_progress_of_a_listing_is_passed_on(
     tmp_path: Path, data: Path, threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("headrace_daemon.source.local._PROGRESS_EVERY", 1)
-    catalog = Catalog(ManifestStore(tmp_path / "state"), threads)
+    catalog = folders(ManifestStore(tmp_path / "state"), threads)
     told: list[int] = []
     run(catalog.open(Objects(str(data)), progress=told.append))
     assert told == [1, 2]
@@ -135,14 +135,14 @@ def test_a_source_that_cannot_be_listed_is_refused_and_can_be_mended(
     tmp_path: Path, threads: ThreadPoolExecutor, loop: Loop
 ) -> None:
     source = Objects(str(tmp_path / "later"))
-    catalog = Catalog(ManifestStore(tmp_path / "state"), threads)
+    catalog = folders(ManifestStore(tmp_path / "state"), threads)
     with pytest.raises(SourceMissingError, match="does not exist"):
         run(catalog.open(source), loop)
     (tmp_path / "later").mkdir()
     with pytest.raises(SourceMissingError, match="has no file"):
         run(catalog.open(source), loop)
     (tmp_path / "later/a").write_bytes(b"")
-    fresh = Catalog(ManifestStore(tmp_path / "state"), threads)
+    fresh = folders(ManifestStore(tmp_path / "state"), threads)
     assert len(run(fresh.open(source), loop).manifest) == 1
 
 
@@ -153,7 +153,7 @@ def test_the_manifest_of_a_cursor_is_taken_also_when_the_source_was_listed_anew(
     tmp_path: Path, data: Path, threads: ThreadPoolExecutor
 ) -> None:
     source, store = Objects(str(data)), ManifestStore(tmp_path / "state")
-    catalog = Catalog(store, threads)
+    catalog = folders(store, threads)
     before = run(catalog.open(source)).manifest.digest
     (data / "c").write_bytes(b"333")
     store.keep(source, list_folder(source))  # what `headrace index --refresh` does
@@ -165,16 +165,16 @@ def test_a_manifest_whose_files_are_gone_is_made_anew_for_the_cursor_too(
     tmp_path: Path, data: Path, threads: ThreadPoolExecutor
 ) -> None:
     source, state = Objects(str(data)), tmp_path / "state"
-    digest = run(Catalog(ManifestStore(state), threads).open(source)).manifest.digest
+    digest = run(folders(ManifestStore(state), threads).open(source)).manifest.digest
     (state / "manifests" / digest).rename(tmp_path / "elsewhere")
-    again = run(Catalog(ManifestStore(state), threads).open(source, digest=digest))
+    again = run(folders(ManifestStore(state), threads).open(source, digest=digest))
     assert again.manifest.digest == digest
 
 
 def test_a_copy_of_the_data_elsewhere_has_the_manifest_of_the_cursor(
     tmp_path: Path, data: Path, threads: ThreadPoolExecutor
 ) -> None:
-    catalog = Catalog(ManifestStore(tmp_path / "state"), threads)
+    catalog = folders(ManifestStore(tmp_path / "state"), threads)
     digest = run(catalog.open(Objects(str(data)))).manifest.digest
     data.rename(tmp_path / "moved")
     moved = run(catalog.open(Objects(str(tmp_path / "moved")), digest=digest))
@@ -184,7 +184,7 @@ def test_a_copy_of_the_data_elsewhere_has_the_manifest_of_the_cursor(
 def test_a_cursor_of_other_data_is_refused_with_both_digests(
     tmp_path: Path, data: Path, threads: ThreadPoolExecutor
 ) -> None:
-    catalog = Catalog(ManifestStore(tmp_path / "state"), threads)
+    catalog = folders(ManifestStore(tmp_path / "state"), threads)
     digest = run(catalog.open(Objects(str(data)))).manifest.digest
     with pytest.raises(ManifestMismatchError) as refused:
         run(catalog.open(Objects(str(data)), digest="cd" * 32))
@@ -202,7 +202,7 @@ def test_a_cursor_of_another_folder_is_refused_although_its_manifest_is_in_the_s
     other.mkdir()
     for name, content in {"a": b"x", "b": b"yy", "c": b"zzz"}.items():
         (other / name).write_bytes(content)
-    catalog = Catalog(ManifestStore(tmp_path / "state"), threads)
+    catalog = folders(ManifestStore(tmp_path / "state"), threads)
     digest = run(catalog.open(Objects(str(data)))).manifest.digest
     with pytest.raises(ManifestMismatchError, match=f"{other} has "):
         run(catalog.open(Objects(str(other)), digest=digest))
@@ -212,7 +212,7 @@ def test_a_cursor_of_another_folder_is_refused_although_its_manifest_is_in_the_s
 def test_a_digest_is_never_a_path(
     tmp_path: Path, data: Path, threads: ThreadPoolExecutor, digest: str
 ) -> None:
-    catalog = Catalog(ManifestStore(tmp_path / "state"), threads)
+    catalog = folders(ManifestStore(tmp_path / "state"), threads)
     run(catalog.open(Objects(str(data))))
     with pytest.raises(ManifestMismatchError, match="the cursor belongs to manifest"):
         run(catalog.open(Objects(str(data)), digest=digest))
@@ -228,7 +228,7 @@ def test_who_asks_again_after_a_cancellation_waits_for_the_listing_that_goes_on(
     listings.go_on.clear()
 
     async def cancel_and_ask_again() -> Manifest:
-        catalog = Catalog(ManifestStore(tmp_path / "state"), pool)
+        catalog = folders(ManifestStore(tmp_path / "state"), pool)
         async with asyncio.TaskGroup() as group:
             first = group.create_task(catalog.open(Objects(str(data))), name="first")
             await listings.wait_until_entered()
@@ -255,7 +255,7 @@ def test_a_listing_that_fails_after_its_asker_was_cancelled_holds_up_nobody(
     listings.go_on.clear()
 
     async def cancel_a_listing_that_fails() -> Manifest:
-        catalog = Catalog(ManifestStore(tmp_path / "state"), pool)
+        catalog = folders(ManifestStore(tmp_path / "state"), pool)
         missing = Objects(str(tmp_path / "missing"))
         async with asyncio.TaskGroup() as group:
             first = group.create_task(catalog.open(missing), name="first")
@@ -275,7 +275,7 @@ def test_askers_that_give_up_while_they_wait_take_no_thread(
     listings.go_on.clear()
 
     async def give_up_ten_times() -> None:
-        catalog = Catalog(ManifestStore(tmp_path / "state"), pool)
+        catalog = folders(ManifestStore(tmp_path / "state"), pool)
         async with asyncio.TaskGroup() as group:
             for number in range(10):
                 task = group.create_task(catalog.open(Objects(str(data))), name=f"open {number}")

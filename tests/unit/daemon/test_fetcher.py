@@ -48,7 +48,7 @@ def test_small_objects_travel_in_groups_in_their_order(loop: Loop) -> None:
             reader.finish_all()
         assert [len(read.names) for read in reader.reads] == [GROUP_REQUESTS, GROUP_REQUESTS, 1]
         assert [name for read in reader.reads for name in read.names] == [
-            name for name, _ in wanted
+            request.name for request in wanted
         ]
 
     run(main(), loop)
@@ -79,10 +79,14 @@ def test_there_are_never_more_groups_under_way_than_places(loop: Loop) -> None:
     async def main() -> None:
         reader, fetcher = GatedReader(), Fetcher(3)
         most = 0
+        wanted = requests_of(GROUP_REQUESTS * 7)
+        cuts = [(0, 1), (1, 5), (5, 7)]
         async with asyncio.TaskGroup() as tasks:
             batches = [
-                tasks.create_task(fetcher.fetch(reader, requests_of(GROUP_REQUESTS * groups)))
-                for groups in (1, 4, 2)
+                tasks.create_task(
+                    fetcher.fetch(reader, wanted[GROUP_REQUESTS * begin : GROUP_REQUESTS * end])
+                )
+                for begin, end in cuts
             ]
             while not all(batch.done() for batch in batches):
                 await turns(5)
@@ -107,7 +111,7 @@ def test_the_batch_that_was_asked_for_first_is_read_first(loop: Loop) -> None:
                 await turns(3)
                 reader.finish_all()
         assert [name for read in reader.reads for name in read.names] == [
-            name for name, _ in wanted
+            request.name for request in wanted
         ]
 
     run(main(), loop)

@@ -93,7 +93,7 @@ def test_the_source_of_a_stream_is_listed_into_the_state_of_its_daemon(
         (["{data}/missing"], 1, "data/missing does not exist"),
         (["{data}/0.bin"], 1, "0.bin is not a folder"),
         (["{data}", "--suffix", ".jpg"], 1, "has no file whose name ends with .jpg"),
-        (["s3://bucket"], 2, "supported is file://"),
+        (["ftp://bucket"], 2, "supported are file://"),
         (["--config", "{data}/missing.toml"], 2, "does not exist"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

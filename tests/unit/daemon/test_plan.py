@@ -182,7 +182,7 @@ def test_the_manifest_of_the_daemon_is_used_if_it_has_one(folder: Path, data: Pa
         (["--config", "{missing}"], 2, "does not exist: check the path"),
         (["{missing}"], 1, "missing does not exist"),
         (["{data}", "--suffix", ".jpg"], 1, "has no file whose name ends with .jpg"),
-        (["s3://bucket"], 2, "has scheme 's3': supported is file://"),
+        (["ftp://bucket"], 2, "has scheme 'ftp': supported are file://"),
         (["http://[x"], 2, "uri='http://[x'"),
         (["{data}", "--batch-size", "0"], 2, "headrace plan: batch_size=0 is out of range: it"),
         (["{data}", "--batch-size", "1", "--global-batch-size", "1"], 2, "exactly one of"),

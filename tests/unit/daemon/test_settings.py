@@ -166,9 +166,9 @@ def source(fields: str) -> str:
         ('[trust]\nallow_sources = [""]', "trust.allow_sources = ['']", ["'*' to allow all"]),
         (source('uri = ""'), "streams.train.source", ["uri=''", "give a folder"]),
         (
-            source('uri = "s3://x"'),
+            source('uri = "ftp://x"'),
             "streams.train.source",
-            ["uri='s3://x'", "supported is file://"],
+            ["uri='ftp://x'", "supported are file://"],
         ),
         (source('type = "Obj", uri = "/"'), "source.type = 'Obj'", ["allowed: Objects"]),
         (

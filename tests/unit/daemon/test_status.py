@@ -66,6 +66,7 @@ def test_an_idle_daemon_is_shown(daemon: Serving, folder: Path) -> None:
     assert lines[0].startswith(f"headrace {__version__} (protocol 1), pid {daemon.process.pid}, up")
     assert lines[1:] == [
         "memory   0 bytes held, 0 bytes promised, 1.0 MB budget",
+        "store    none configured",
         "streams  train (default), valid",
         "feeds    none",
     ]

@@ -17,9 +17,9 @@ from headrace_daemon.errors import SourceMissingError, TrustError
 from headrace_daemon.feed import streams as streams_module
 from headrace_daemon.feed.streams import BoundStream, Streams
 from headrace_daemon.settings import Settings, TrustSettings
-from headrace_daemon.source.catalog import Catalog
 from headrace_daemon.source.store import ManifestStore
 from tests.support.loops import run
+from tests.support.sources import folders
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,7 +45,7 @@ class Desk:
         return folder
 
     def streams(self) -> Streams:
-        return Streams(self.settings, Catalog(ManifestStore(self.root / "state"), self.executor))
+        return Streams(self.settings, folders(ManifestStore(self.root / "state"), self.executor))
 
     def trust(self, *prefixes: str) -> None:
         trust = TrustSettings(allow_sources=prefixes)
@@ -120,7 +120,7 @@ def test_a_configured_stream_needs_no_trust(desk: Desk) -> None:
         {"source": {"uri": "/data"}},
         {"source": {"uri": "/data"}, "plan": {"type": "Sequential"}},
         {"source": {"uri": "/data"}, "plan": {"type": "Unheard", "batch_size": 1}},
-        {"source": {"uri": "s3://x"}, "plan": {"type": "Sequential", "batch_size": 1}},
+        {"source": {"uri": "ftp://x"}, "plan": {"type": "Sequential", "batch_size": 1}},
         {"source": {"uri": "/a\0b"}, "plan": {"type": "Sequential", "batch_size": 1}},
         {"source": {"uri": 3}, "plan": {"type": "Sequential", "batch_size": 1}},
         {"source": {"uri": "/data"}, "plan": {"type": "Sequential", "batch_size": "1"}},

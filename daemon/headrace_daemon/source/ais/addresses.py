@@ -1,0 +1,32 @@
+"""Addresses on the wire: paths and queries of buckets and objects."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from urllib.parse import quote, urlencode
+
+if TYPE_CHECKING:
+    from headrace.buckets import Bucket
+
+
+def bucket_path(bucket: Bucket) -> str:
+    """Return the path and query of a bucket."""
+    return f"/v1/buckets/{bucket.name}?{bucket_query(bucket)}"
+
+
+def bucket_query(bucket: Bucket) -> str:
+    """Return the query that says which bucket of this name is meant."""
+    words = {"provider": bucket.provider}
+    if bucket.namespace != "@#":
+        words["namespace"] = bucket.namespace
+    return urlencode(words)
+
+
+def object_root(bucket: Bucket) -> str:
+    """Return the path of all objects of a bucket; the quoted name follows."""
+    return f"/v1/objects/{bucket.name}/"
+
+
+def quoted(name: str) -> str:
+    """Return the name of an object as a part of a path; its slashes stay."""
+    return quote(name, safe="/")

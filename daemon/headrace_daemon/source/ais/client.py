@@ -1,0 +1,205 @@
+"""The client: one HTTP session of the daemon with a cluster, and questions to its proxies.
+
+A question goes to one proxy after the other until one answers or the deadline has passed.
+"""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
+
+import aiohttp
+from yarl import URL
+
+from ... import __version__
+from ...errors import SettingsError, StoreAccessError, StoreUnavailableError
+from .faults import TROUBLE, Fault, Kind, of_answer, of_exception
+from .retry import Retry
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from types import TracebackType
+
+    from .access import Access
+
+logger = logging.getLogger(__name__)
+
+CONNECT_S: Final = 3.0
+"""How long a node may take to accept a connection, seconds."""
+
+IDLE_S: Final = 20.0
+"""How long a connection is kept without use, seconds: the store closes it after 30."""
+
+PAGE_STALL_S: Final = 60.0
+"""How long a proxy may send nothing while it answers, seconds: a page of a listing waits for all
+targets, and for the provider of a remote bucket."""
+
+_MAX_ADDRESSES: Final = 16
+
+
+class Answer(NamedTuple):
+    """What a proxy answered with status 200."""
+
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class AisClient:
+    """An HTTP session with a cluster; a context manager.
+
+    Args:
+        access: Where the cluster is and with which rights.
+        deadline_s: How long a question is asked again before it has failed, seconds.
+    """
+
+    session: aiohttp.ClientSession
+    """Sends no token by itself; there inside of the context only."""
+
+    def __init__(self, access: Access, *, deadline_s: float) -> None:
+        self.access = access
+        self.deadline_s = deadline_s
+        # The one that answered last stands first.
+        self._proxies = list(access.endpoints)
+
+    async def __aenter__(self) -> Self:
+        self.session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                # Reads are bounded where they begin, by places in the fetcher.
+                limit=0,
+                keepalive_timeout=IDLE_S,
+                ssl=self.access.ssl or True,
+            ),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(
+                total=None, sock_connect=CONNECT_S, sock_read=PAGE_STALL_S
+            ),
+            # Sizes are those of the objects: nothing may be compressed on the way.
+            headers={"User-Agent": f"headrace/{__version__}", "Accept-Encoding": "identity"},
+            auto_decompress=False,
+        )
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.session.close()
+
+    @property
+    def proxy(self) -> str:
+        """The proxy to ask first.
+
+        Raises:
+            SettingsError: If no endpoint is known.
+        """
+        if not self._proxies:
+            raise SettingsError(
+                "the address of the AIStore cluster is not known: set [store] endpoints in the "
+                "configuration, or $AIS_ENDPOINT, to http://host:port of a proxy"
+            )
+        return self._proxies[0]
+
+    @property
+    def proxies(self) -> tuple[str, ...]:
+        """All proxies, in the order in which they are asked."""
+        return tuple(self._proxies)
+
+    def learn(self, proxies: Sequence[str]) -> None:
+        """Take note of the proxies of the cluster map, beside the endpoints that were given."""
+        known = dict.fromkeys([*self.access.endpoints, *proxies][:_MAX_ADDRESSES])
+        self._proxies = [url for url in self._proxies if url in known] + [
+            url for url in known if url not in self._proxies
+        ]
+
+    def turn_from(self, proxy: str) -> None:
+        """Ask another proxy first from now on."""
+        if len(self._proxies) > 1 and self._proxies[0] == proxy:
+            self._proxies.append(self._proxies.pop(0))
+
+    async def ask(
+        self,
+        path: str,
+        what: str,
+        *,
+        method: str = "GET",
+        body: Mapping[str, Any] | None = None,
+        accept: str = "application/json",
+        deadline_s: float | None = None,
+    ) -> Answer | Fault:
+        """Ask the proxies a question that has a small answer.
+
+        Args:
+            path: With its query.
+            what: What is asked, for messages: a noun.
+            method: ``"GET"`` or ``"HEAD"``.
+            body: Sent as JSON.
+            accept: Wanted type of the answer.
+            deadline_s: Instead of that of the client.
+
+        Returns:
+            The answer with status 200, or a fault that asking again would not change.
+
+        Raises:
+            StoreUnavailableError: If no proxy has answered within the deadline.
+            StoreAccessError: If the token is refused.
+        """
+        retry = Retry(self.deadline_s if deadline_s is None else deadline_s)
+        while True:
+            for _ in range(max(1, len(self._proxies))):
+                proxy = self.proxy
+                headers = self.access.headers
+                answer = await self._ask_one(
+                    proxy, path, method, body, {**headers, "Accept": accept}
+                )
+                if isinstance(answer, Answer):
+                    return answer
+                if answer.kind is Kind.UNAUTHORIZED:
+                    if not self.access.renew_token(headers):
+                        raise StoreAccessError(
+                            what, f"{what}: {answer}: {self.access.explain_token()}"
+                        )
+                elif answer.kind not in (Kind.NODE, Kind.BUSY):
+                    return answer
+                self.turn_from(proxy)
+            if retry.num_tries == 1:
+                logger.warning("the store does not answer what=%r: %s", what, answer)
+            if not await retry.pause():
+                raise StoreUnavailableError(
+                    what,
+                    f"{what}: {answer}; asked {retry.num_tries} time(s) within "
+                    f"{retry.deadline_s:g} s ([store] deadline_s): check the cluster and "
+                    f"{self.access.origin} ({', '.join(self._proxies)})",
+                )
+
+    async def _ask_one(
+        self,
+        proxy: str,
+        path: str,
+        method: str,
+        body: Mapping[str, Any] | None,
+        headers: Mapping[str, str],
+    ) -> Answer | Fault:
+        where = f"proxy {proxy}"
+        try:
+            async with self.session.request(
+                method,
+                URL(proxy + path, encoded=True),
+                json=body,
+                headers=headers,
+                allow_redirects=False,
+            ) as answer:
+                content = await answer.read()
+                if answer.status == 200:
+                    return Answer(answer.headers, content)
+                # HEAD has no body: the store puts the error into a header.
+                told = content or answer.headers.get("Hdr-Error", "").encode()
+                return of_answer(answer.status, told, where)
+        except ssl.SSLCertVerificationError as error:
+            return Fault(Kind.FINAL, f"has a certificate that is not trusted ({error})", where)
+        except aiohttp.ClientConnectorCertificateError as error:
+            return Fault(Kind.FINAL, f"has a certificate that is not trusted ({error})", where)
+        except TROUBLE as error:
+            return of_exception(error, where)

@@ -1,0 +1,63 @@
+"""Counts of what was read from the store, for ``headrace status``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .clustermap import Node
+    from .faults import Fault
+
+BY_PROXY = "by proxy"
+"""Stands for all targets in reads that a proxy has redirected."""
+
+
+@dataclass(slots=True)
+class NodeCounts:
+    """Reads of one target."""
+
+    num_reads: int = 0
+    """Objects that arrived."""
+
+    num_bytes: int = 0
+    """Their bytes."""
+
+    num_faults: int = 0
+    """Attempts that failed."""
+
+    total_s: float = 0.0
+    """Seconds of all reads that succeeded, from the request to the last byte."""
+
+
+@dataclass(slots=True)
+class Counts:
+    """Reads of a daemon from its store since it started."""
+
+    nodes: dict[str, NodeCounts] = field(default_factory=dict)
+    """By the id of the target, or `BY_PROXY`."""
+
+    num_retries: int = 0
+    """Attempts after the first of a read."""
+
+    last_fault: str = ""
+    """In words; empty before the first."""
+
+    def note_read(self, owner: Node | None, num_bytes: int, seconds: float) -> None:
+        """Count an object that arrived."""
+        node = self._of(owner)
+        node.num_reads += 1
+        node.num_bytes += num_bytes
+        node.total_s += seconds
+
+    def note_fault(self, fault: Fault, owner: Node | None) -> None:
+        """Count an attempt that failed."""
+        self._of(owner).num_faults += 1
+        self.last_fault = str(fault)
+
+    def _of(self, owner: Node | None) -> NodeCounts:
+        name = BY_PROXY if owner is None else owner.id
+        counts = self.nodes.get(name)
+        if counts is None:
+            counts = self.nodes[name] = NodeCounts()
+        return counts

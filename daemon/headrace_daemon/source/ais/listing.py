@@ -1,0 +1,238 @@
+"""Listings: the names, sizes, checksums and versions of the objects of a bucket, as a manifest.
+
+Invariant: a listing counts only if the cluster map was complete and the same before and after it,
+and no page says that it may lack something.  The store itself lists a bucket whose target has died
+without the objects of that target, and answers 200.
+
+Pages come in the order of the UTF-8 bytes of the names.  A page that failed is asked for again,
+from the last name on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import msgspec
+
+from ...errors import (
+    ObjectUnreadableError,
+    SourceMissingError,
+    StoreUnavailableError,
+)
+from ..writer import ManifestWriter
+from .addresses import bucket_path
+from .faults import Fault, Kind
+from .reader import bucket_error
+from .retry import Retry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from concurrent.futures import Executor
+    from pathlib import Path
+
+    from headrace.buckets import Bucket
+    from headrace.manifest import Manifest
+    from headrace.sources import Objects
+
+    from .client import AisClient
+    from .cluster import Cluster
+    from .clustermap import ClusterMap
+
+logger = logging.getLogger(__name__)
+
+_PROPS: Final = "name,size,checksum,version"
+
+_MAY_LACK: Final = 1
+"""Flag of a page: targets are moving objects, and it may be incomplete."""
+
+_STATUS_MASK: Final = 0x1F
+_MAX_STATUS: Final = 2
+"""Statuses of an entry up to this: the object, on its place or on a wrong one; above: copies."""
+
+_IS_FOLDER: Final = 1 << 8
+
+
+class _Entry(msgspec.Struct):
+    n: str
+    s: int = 0
+    cs: str = ""
+    v: str = ""
+    f: int = 0
+
+
+class _Page(msgspec.Struct):
+    UUID: str = ""
+    ContinuationToken: str = ""
+    Entries: list[_Entry] | None = None
+    Flags: int = 0
+
+
+_decode = msgspec.msgpack.Decoder(_Page).decode
+
+
+class _Rows(NamedTuple):
+    names: list[bytes]
+    sizes: list[int]
+    checksums: list[bytes]
+    versions: list[bytes]
+
+
+class _UnsureError(Exception):
+    """A listing that may lack something."""
+
+
+class Lister:
+    """Lists buckets of a cluster into manifests.
+
+    Args:
+        client: The session with the cluster.
+        cluster: Says whether it is complete.
+        executor: A thread of it decodes and writes pages.
+    """
+
+    def __init__(self, client: AisClient, cluster: Cluster, executor: Executor) -> None:
+        self._client = client
+        self._cluster = cluster
+        self._executor = executor
+
+    async def list(
+        self, source: Objects, root: Path, progress: Callable[[int], None] = lambda found: None
+    ) -> Manifest:
+        """List the bucket of a source into a manifest under a folder.
+
+        Args:
+            source: Of a bucket.
+            root: Where manifests are.
+            progress: Called with the number of objects found so far, after each page.
+
+        Raises:
+            SourceMissingError: If there is no such bucket, or no object that matches.
+            StoreUnavailableError: If the store does not answer or stays incomplete to the deadline.
+            StoreAccessError: If the bucket may not be listed.
+        """
+        bucket = source.bucket
+        assert bucket is not None
+        retry = Retry(self._client.deadline_s)
+        while True:
+            try:
+                before = await self._whole()
+                with ManifestWriter(root) as writer:
+                    await self._collect(bucket, source, writer, progress)
+                    after = await self._cluster.refresh()
+                    if (after.uuid, after.version) != (before.uuid, before.version):
+                        raise _UnsureError("the cluster map has changed meanwhile")
+                    if not writer.num_entries:
+                        raise SourceMissingError(source.location, _explain_empty(source, bucket))
+                    loop = asyncio.get_running_loop()
+                    return await loop.run_in_executor(self._executor, writer.finish)
+            except ValueError as error:  # of `finish`
+                reason = str(error)
+            except _UnsureError as unsure:
+                reason = str(unsure)
+            logger.warning("listing begun anew source=%s: %s", source.location, reason)
+            if not await retry.pause():
+                raise StoreUnavailableError(
+                    source.location,
+                    f"{source.location} cannot be listed as a whole: {reason}; tried "
+                    f"{retry.num_tries} times within {retry.deadline_s:g} s ([store] deadline_s)",
+                )
+
+    async def _whole(self) -> ClusterMap:
+        """Return the map of a cluster that is complete."""
+        current = await self._cluster.refresh()
+        if self._cluster.missing:
+            raise _UnsureError(self._cluster.explain_missing())
+        return current
+
+    async def _collect(
+        self,
+        bucket: Bucket,
+        source: Objects,
+        writer: ManifestWriter,
+        progress: Callable[[int], None],
+    ) -> None:
+        """Append all objects of a source to a manifest."""
+        loop = asyncio.get_running_loop()
+        uuid = token = ""
+        while True:
+            page = await self._page(bucket, uuid, token)
+
+            def append(page: _Page = page) -> None:
+                writer.append(*_rows(page.Entries or [], source, bucket.prefix))
+
+            await loop.run_in_executor(self._executor, append)
+            progress(writer.num_entries)
+            if not page.ContinuationToken:
+                return
+            if page.ContinuationToken == token:
+                raise ObjectUnreadableError(
+                    str(bucket), f"listing {bucket} does not get on after {token!r}"
+                )
+            uuid, token = page.UUID, page.ContinuationToken
+
+    async def _page(self, bucket: Bucket, uuid: str, token: str) -> _Page:
+        value = {
+            "uuid": uuid,
+            "prefix": bucket.prefix,
+            "props": _PROPS,
+            "continuation_token": token,
+            "flags": "0",
+        }
+        what = f"the list of {bucket.uri}"
+        answer = await self._client.ask(
+            bucket_path(bucket),
+            what,
+            body={"action": "list", "value": value},
+            accept="application/msgpack",
+        )
+        if isinstance(answer, Fault):
+            if uuid and answer.kind is Kind.FINAL:
+                # The store has forgotten this listing: it goes on from the last name without it.
+                return await self._page(bucket, "", token)
+            raise bucket_error(bucket, answer)
+        try:
+            page = await asyncio.get_running_loop().run_in_executor(
+                self._executor, _decode, answer.body
+            )
+        except msgspec.DecodeError as error:
+            raise ObjectUnreadableError(
+                str(bucket), f"{what}: the answer of {self._client.proxy} is no page ({error})"
+            ) from error
+        if page.Flags & _MAY_LACK:
+            raise _UnsureError(
+                "the store says that the list may lack objects, since its targets are moving them "
+                "(a rebalance or resilver)"
+            )
+        return page
+
+
+def _rows(entries: Sequence[_Entry], source: Objects, prefix: str) -> _Rows:
+    """Return the objects among some entries that belong to a source."""
+    suffixes = source.suffix
+    flat = None if source.recursive else len(prefix)
+    wanted = [
+        entry
+        for entry in entries
+        if entry.f & _STATUS_MASK <= _MAX_STATUS
+        and not entry.f & _IS_FOLDER
+        and (not suffixes or entry.n.endswith(suffixes))
+        and (flat is None or "/" not in entry.n[flat:])
+    ]
+    return _Rows(
+        names=[entry.n.encode() for entry in wanted],
+        sizes=[entry.s for entry in wanted],
+        checksums=[entry.cs.encode() for entry in wanted],
+        versions=[entry.v.encode() for entry in wanted],
+    )
+
+
+def _explain_empty(source: Objects, bucket: Bucket) -> str:
+    limits = [f"begins with {bucket.prefix!r}"] if bucket.prefix else []
+    if source.suffix:
+        limits.append(f"ends with {' or '.join(source.suffix)}")
+    if not source.recursive:
+        limits.append("has no '/' after the prefix (recursive = false)")
+    which = f" whose name {' and '.join(limits)}" if limits else ""
+    return f"bucket {bucket} has no object{which}: a stream needs at least one sample"

@@ -1,0 +1,139 @@
+"""The reader: whole objects out of a bucket, straight from the targets that own them.
+
+One rule picks the way of a read.  Objects of ``ais://`` buckets come from their owner by the
+cluster map, in one exchange.  Those of remote buckets, of buckets with a backend, and of clusters
+whose targets do not serve clients come by way of a proxy, which redirects, in two: a target that
+does not own a remote object would fetch a second copy of it from the provider.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import aiohttp
+import msgspec
+
+from ...errors import ObjectUnreadableError, SourceError, SourceMissingError, StoreAccessError
+from ..together import run_together
+from .addresses import bucket_path
+from .client import CONNECT_S, Answer
+from .faults import Fault, Kind
+from .objectread import ObjectRead, Ways
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from headrace.buckets import Bucket
+
+    from ..reader import ReadRequest
+    from .client import AisClient
+    from .cluster import Cluster
+    from .clustermap import Node
+    from .counts import Counts
+
+WIDTH: Final = 8
+"""Objects of one group that are read side by side."""
+
+REMOTE_STALL_S: Final = 300.0
+"""How long a target may send nothing of an object of a remote bucket, seconds: the first byte comes
+when the whole object has come from the provider."""
+
+
+class AisReader:
+    """Reads objects of one bucket.
+
+    Args:
+        bucket: The bucket; its prefix does not matter.
+        client: The session with the cluster.
+        cluster: Says who owns what.
+        counts: Where reads are counted.
+        stall_s: How long a target may send nothing, seconds.
+    """
+
+    def __init__(
+        self,
+        bucket: Bucket,
+        *,
+        client: AisClient,
+        cluster: Cluster,
+        counts: Counts,
+        stall_s: float,
+    ) -> None:
+        self._bucket = bucket
+        self._client = client
+        self._cluster = cluster
+        self._ways = Ways(
+            bucket=bucket,
+            client=client,
+            cluster=cluster,
+            counts=counts,
+            timeout=aiohttp.ClientTimeout(
+                total=None,
+                sock_connect=CONNECT_S,
+                sock_read=max(stall_s, REMOTE_STALL_S) if bucket.is_remote else stall_s,
+            ),
+        )
+        # Whether the owner by the map is the owner of the bytes; None before the bucket was asked.
+        self._is_native: bool | None = None
+
+    @property
+    def location(self) -> str:
+        """The bucket, without prefix: sources with different prefixes share their reads."""
+        return str(self._bucket)
+
+    async def read(self, requests: Sequence[ReadRequest]) -> None:
+        """Fill the targets of all requests (see `Reader.read`)."""
+        if self._is_native is None:
+            self._is_native = await self._ask_bucket()
+        owners: Sequence[Node | None] | None = None
+        if self._is_native:
+            if self._cluster.map is None:
+                await self._cluster.current()
+            owners = self._cluster.owners(self._bucket, [request.name for request in requests])
+        pairs = zip(requests, owners or [None] * len(requests), strict=True)
+        if len(requests) == 1:
+            await self._drain(pairs)
+        else:
+            width = min(len(requests), WIDTH)
+            await run_together((self._drain(pairs) for _ in range(width)), name="read objects")
+
+    async def _drain(self, pairs: Iterator[tuple[ReadRequest, Node | None]]) -> None:
+        for request, owner in pairs:
+            await ObjectRead(self._ways, request, owner).run()
+
+    async def _ask_bucket(self) -> bool:
+        """Return whether the objects are where the cluster map says."""
+        if self._bucket.is_remote:
+            return False
+        what = f"bucket {self._bucket}"
+        answer = await self._client.ask(bucket_path(self._bucket), what, method="HEAD")
+        if isinstance(answer, Fault):
+            raise bucket_error(self._bucket, answer)
+        return not _has_backend(answer)
+
+
+def bucket_error(bucket: Bucket, fault: Fault) -> SourceError:
+    """Return what a fault of a bucket as a whole comes to."""
+    if fault.kind in (Kind.NO_BUCKET, Kind.MISSING):
+        return SourceMissingError(
+            str(bucket), f"bucket {bucket} does not exist ({fault}): check the name"
+        )
+    if fault.kind is Kind.DENIED:
+        return StoreAccessError(str(bucket), f"bucket {bucket} may not be read: {fault}")
+    return ObjectUnreadableError(str(bucket), f"bucket {bucket} cannot be read: {fault}")
+
+
+class _Backend(msgspec.Struct):
+    name: str = ""
+
+
+class _Props(msgspec.Struct):
+    backend_bck: _Backend = msgspec.field(default_factory=_Backend)
+
+
+def _has_backend(answer: Answer) -> bool:
+    try:
+        props = msgspec.json.decode(answer.headers.get("Ais-Bucket-Props", "{}"), type=_Props)
+    except msgspec.DecodeError:
+        return True  # by way of a proxy it is right in any case
+    return bool(props.backend_bck.name)

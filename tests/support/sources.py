@@ -1,0 +1,21 @@
+"""Catalogs for tests."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from headrace_daemon.settings import StoreSettings
+from headrace_daemon.source.ais.access import Access
+from headrace_daemon.source.ais.store import AisStore
+from headrace_daemon.source.catalog import Catalog
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+    from headrace_daemon.source.store import ManifestStore
+
+
+def folders(manifests: ManifestStore, executor: Executor) -> Catalog:
+    """Return a catalog of folders, which has no cluster."""
+    settings = StoreSettings()
+    return Catalog(manifests, executor, AisStore(settings, Access(settings, {}), executor))
