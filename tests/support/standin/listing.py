@@ -1,0 +1,308 @@
+"""Lists of objects: pages over all targets, in JSON and msgpack."""
+
+from __future__ import annotations
+
+import json
+import time
+from bisect import bisect_left, bisect_right
+from dataclasses import dataclass
+from heapq import merge
+from typing import TYPE_CHECKING, Any, Final
+
+import msgpack
+
+from . import archives
+from .cluster import new_id
+from .names import has_dots
+from .reading import location
+from .replies import Refused, Reply
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from .cluster import Cluster, Proxy, Target
+    from .names import Bucket
+    from .objects import StoredObject
+    from .replies import Call
+
+_MAX_PAGE: Final = {"ais": 10_000, "aws": 1000, "gcp": 1000, "azure": 5000, "oci": 1000}
+_TYPES: Final = {
+    "uuid": str,
+    "prefix": str,
+    "props": str,
+    "continuation_token": str,
+    "start_after": str,
+    "flags": str,
+    "pagesize": int,
+    "time_format": str,
+    "target": str,
+    "sid": str,
+    "hdr": dict,
+}
+# Bits of the request.
+_CACHED: Final = 1 << 0
+_ARCHIVES: Final = 1 << 3
+_NAME_ONLY: Final = 1 << 4
+_NOT_CACHED: Final = 1 << 9
+_NO_RECURSION: Final = 1 << 11
+# Bits of an entry.
+_MISPLACED: Final = 1
+_IS_CACHED: Final = 1 << 6
+_IN_ARCHIVE: Final = 1 << 7
+_IS_DIR: Final = 1 << 8
+_IS_ARCHIVE: Final = 1 << 9
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    uuid: str
+    prefix: str
+    props: frozenset[str]
+    after: str
+    flags: int
+    page: int
+
+
+@dataclass(slots=True)
+class _Entry:
+    name: str
+    flags: int
+    size: int = 0
+    # None for what is inside of an archive, and for folders.
+    stored: StoredObject | None = None
+    target: Target | None = None
+
+
+class Listing:
+    """Answers requests for lists; remembers the ids that it has given out."""
+
+    def __init__(self) -> None:
+        self._uuids: set[str] = set()
+
+    def page(self, call: Call, proxy: Proxy, cluster: Cluster, bucket: Bucket) -> Reply:
+        """Answer with a page.
+
+        Raises:
+            Refused: 400, for a bad request, or if a target in the map is down.
+        """
+        question = _question(call, proxy, bucket)
+        for target in cluster.targets:
+            if target.owns and not target.is_up:
+                raise Refused(
+                    400,
+                    f"{proxy.name}: failed to call {target.name} list-objects: "
+                    f"Get {target.url}/v1/buckets/{bucket.name}: dial tcp "
+                    f"127.0.0.1:{target.port}: connect: connection refused",
+                    tcode="ErrFailedTo",
+                )
+        if question.uuid and question.uuid not in self._uuids:
+            raise Refused(400, f'list-objects: invalid UUID "{question.uuid}"')
+        entries, token = _page(question, cluster, bucket)
+        uuid = question.uuid or new_id(9)
+        if token:
+            self._uuids.add(uuid)
+        else:
+            self._uuids.discard(uuid)
+        flags = int(cluster.is_rebalancing)
+        if "application/msgpack" in call.headers.get("Accept", ""):
+            packed = {
+                "UUID": uuid,
+                "ContinuationToken": token,
+                "Entries": [_packed(entry, question.props) for entry in entries],
+                "Flags": flags,
+            }
+            body = msgpack.packb(packed, unicode_errors="surrogateescape")
+            return Reply(200, [("Content-Type", "application/msgpack")], body)
+        listed = {
+            "uuid": uuid,
+            "continuation_token": token,
+            "entries": [_written(entry, question.props) for entry in entries] or None,
+            "flags": flags,
+        }
+        text = json.dumps(listed, ensure_ascii=False, separators=(",", ":")) + "\n"
+        headers = [("Content-Type", "application/json; charset=utf-8")]
+        return Reply(200, headers, text.encode("utf-8", "surrogateescape"))
+
+
+def _question(call: Call, proxy: Proxy, bucket: Bucket) -> _Question:
+    value = json.loads(call.body).get("value") if call.body else {}
+    if value is None:
+        raise Refused(
+            400,
+            f'bad list-buckets request: "{bucket.name}" vs "" ({bucket}, actm[list])',
+        )
+    for key, given in value.items():
+        expected = _TYPES.get(key)
+        if expected is None or type(given) is not expected:
+            why = "found unknown field" if expected is None else "unexpected type"
+            raise Refused(
+                400,
+                f"{proxy.name}: failed to unmarshal list (map[string]interface {{}}), "
+                f"err: apc.LsoMsg.ReadObject: {why}: {key}",
+            )
+    flags = value.get("flags") or "0"
+    if not flags.isdecimal():
+        raise Refused(400, f"{proxy.name}: failed to unmarshal list: apc.LsoMsg.Flags: {flags}")
+    prefix = value.get("prefix", "")
+    if has_dots(prefix):
+        raise Refused(
+            400, f'bad list-objects request: invalid prefix "{prefix}"', tcode="errInvalidPath"
+        )
+    asked = value.get("pagesize", 0)
+    # A real cluster loses all its targets by that.
+    assert asked >= 0, f"pagesize is {asked}: a negative one ends every target of a real cluster"
+    limit = _MAX_PAGE[bucket.provider]
+    page = asked or limit
+    bits = int(flags)
+    props = value.get("props") or "name,size"
+    if bits & _NAME_ONLY:
+        props = "name"
+    return _Question(
+        uuid=value.get("uuid", ""),
+        prefix=prefix,
+        props=frozenset(props.replace(" ", "").split(",")),
+        after=value.get("continuation_token", "") or value.get("start_after", ""),
+        flags=bits,
+        page=min(page, limit) if bucket.is_remote else page,
+    )
+
+
+def _page(question: _Question, cluster: Cluster, bucket: Bucket) -> tuple[list[_Entry], str]:
+    entries = _entries(question, cluster, bucket)
+    if question.flags & _ARCHIVES:
+        entries = _with_members(entries)
+    if question.flags & _NO_RECURSION:
+        entries = _folded(entries, question.prefix)
+    page: list[_Entry] = []
+    for entry in entries:
+        if entry.name <= question.after:
+            continue
+        page.append(entry)
+        if len(page) == question.page:
+            # A full page has a token even if nothing comes after it.
+            return page, entry.name
+    return page, ""
+
+
+def _entries(question: _Question, cluster: Cluster, bucket: Bucket) -> Iterator[_Entry]:
+    real = cluster.resolve(bucket)
+    owners = cluster.owners
+    # Members and folders may come after a token that their object comes before.
+    after = "" if question.flags & (_ARCHIVES | _NO_RECURSION) else question.after
+    if real.is_remote and not question.flags & (_CACHED | _ARCHIVES):
+        yield from _remote(question, cluster, real, after)
+        return
+    streams = [_slice(target, real, question.prefix, after) for target in owners]
+    last = None
+    for shown, name, target in merge(*streams, key=lambda found: found[0]):
+        stored = target.store.get(real, name)
+        assert stored is not None
+        if shown == last:
+            continue
+        last = shown
+        flags = _IS_CACHED
+        if cluster.has_moved and cluster.owner(real, name) is not target:
+            flags |= _MISPLACED
+        yield _Entry(shown, flags, len(stored.data), stored, target)
+
+
+def _slice(
+    target: Target, bucket: Bucket, prefix: str, after: str
+) -> Iterator[tuple[str, str, Target]]:
+    names, odd = target.store.shown(bucket)
+    start = max(bisect_left(names, prefix), bisect_right(names, after))
+    for index in range(start, len(names)):
+        if not names[index].startswith(prefix):
+            return
+        yield names[index], odd.get(names[index], names[index]), target
+
+
+def _remote(question: _Question, cluster: Cluster, bucket: Bucket, after: str) -> Iterator[_Entry]:
+    objects = cluster.check(bucket).objects
+    for name in sorted(objects):
+        if name <= after or not name.startswith(question.prefix):
+            continue
+        target = cluster.owner(bucket, name)
+        stored = target.store.get(bucket, name)
+        if stored is None:
+            yield _Entry(name, 0, len(objects[name].data), objects[name])
+        elif not question.flags & _NOT_CACHED:
+            yield _Entry(name, _IS_CACHED, len(stored.data), stored, target)
+
+
+def _with_members(entries: Iterator[_Entry]) -> Iterator[_Entry]:
+    found: list[_Entry] = []
+    for entry in entries:
+        assert entry.stored is not None
+        members = archives.listed(entry.name, entry.stored)
+        found.append(entry)
+        if members is not None:
+            entry.flags |= _IS_ARCHIVE
+            flags = _IS_CACHED | _IN_ARCHIVE
+            found += [_Entry(f"{entry.name}/{name}", flags, size) for name, size in members]
+    found.sort(key=lambda entry: entry.name)
+    return iter(found)
+
+
+def _folded(entries: Iterator[_Entry], prefix: str) -> Iterator[_Entry]:
+    """Replace what lies in folders by the folders."""
+    inside = prefix.removesuffix("/")
+    objects: list[_Entry] = []
+    folders: dict[str, None] = {}
+    for entry in entries:
+        rest = entry.name[len(inside) :]
+        lead = "/" if inside and rest.startswith("/") else ""
+        first, slash, _ = rest.removeprefix(lead).partition("/")
+        if slash:
+            folders[f"{inside}{lead}{first}/"] = None
+        else:
+            objects.append(entry)
+    found = [*objects, *(_Entry(name, _IS_DIR) for name in folders)]
+    found.sort(key=lambda entry: entry.name)
+    return iter(found)
+
+
+def _packed(entry: _Entry, props: frozenset[str]) -> dict[str, Any]:
+    packed: dict[str, Any] = {"n": entry.name}
+    stored = entry.stored
+    if stored is not None:
+        if "checksum" in props:
+            packed["cs"] = stored.checksum
+        if "atime" in props:
+            packed["a"] = _to_the_minute(stored.read_ns)
+        if "version" in props:
+            packed["v"] = stored.version
+        if "location" in props and entry.target is not None:
+            packed["t"] = location(entry.target)
+        if "custom" in props and stored.custom:
+            packed["m"] = f"[{' '.join(f'{key}:{value}' for key, value in stored.custom.items())}]"
+    if "size" in props and entry.size:
+        packed["s"] = entry.size
+    if "copies" in props and entry.target is not None:
+        packed["c"] = 1
+    packed["f"] = entry.flags
+    return packed
+
+
+_LONG: Final = {
+    "n": "name",
+    "cs": "checksum",
+    "a": "atime",
+    "v": "version",
+    "t": "location",
+    "m": "custom-md",
+    "s": "size",
+    "c": "copies",
+    "f": "flags",
+}
+
+
+def _written(entry: _Entry, props: frozenset[str]) -> dict[str, Any]:
+    written = {_LONG[key]: value for key, value in _packed(entry, props).items()}
+    if "size" in written:
+        written["size"] = str(written["size"])
+    return written
+
+
+def _to_the_minute(time_ns: int) -> str:
+    return time.strftime("%d %b %y %H:%M UTC", time.gmtime(time_ns / 1e9))

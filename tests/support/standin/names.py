@@ -1,0 +1,160 @@
+"""Names on the wire: request targets, buckets, and the names that AIStore refuses.
+
+A path is decoded once and never normalised: `//`, a leading `/` and every UTF-8 character are
+part of an object's name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import parse_qsl, quote, unquote, urlencode
+
+from .replies import Refused
+
+PROVIDERS: Final = {
+    "": "ais",
+    "ais": "ais",
+    "aws": "aws",
+    "s3": "aws",
+    "gcp": "gcp",
+    "gs": "gcp",
+    "azure": "azure",
+    "az": "azure",
+    "oci": "oci",
+    "oc": "oci",
+}
+"""Every word for a provider, and the provider."""
+
+GLOBAL: Final = "@#"
+"""The namespace of buckets that name none."""
+
+_MAX_PARAMETERS: Final = 99
+# What Go's net/url leaves as it is in a path, beside letters and digits.
+_PLAIN_IN_PATH: Final = "/$&+,:;=@~"
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """A bucket's identity.
+
+    Args:
+        name: Its name.
+        provider: One of the values of `PROVIDERS`.
+        namespace: `GLOBAL`, or ``@{cluster uuid}#{name}``.
+    """
+
+    name: str
+    provider: str = "ais"
+    namespace: str = GLOBAL
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether its objects live outside the cluster."""
+        return self.provider != "ais"
+
+    def full_name(self, name: str) -> str:
+        """Return the name under which an object is hashed."""
+        return f"{self.provider}/{self.namespace}/{self.name}/{name}"
+
+    def __str__(self) -> str:
+        uuid, _, name = self.namespace[1:].partition("#")
+        inside = (f"@{uuid}" if uuid else "") + (f"#{name}" if name else "")
+        provider = "s3" if self.provider == "aws" else self.provider
+        return f"{provider}://{inside}/{self.name}" if inside else f"{provider}://{self.name}"
+
+
+def bucket_of(name: str, query: dict[str, str]) -> Bucket:
+    """Return the bucket that a path and its query name.
+
+    Raises:
+        Refused: 400, for a provider that does not exist.
+    """
+    return Bucket(name, provider_of(query.get("provider", "")), namespace_of(query))
+
+
+def provider_of(word: str) -> str:
+    """Return the provider that a word means.
+
+    Raises:
+        Refused: 400, if there is none.
+    """
+    try:
+        return PROVIDERS[word.lower()]
+    except KeyError:
+        raise Refused(
+            400,
+            f'invalid backend provider "{word}": must be one of '
+            "[ais, aws (s3://), gcp (gs://), azure (az://), oci (oc://)]",
+            tcode="ErrInvalidBackendProvider",
+        ) from None
+
+
+def namespace_of(query: dict[str, str]) -> str:
+    """Return the namespace that a query names, in the form that is hashed."""
+    given = query.get("namespace", "")
+    uuid, _, name = given.removeprefix("@").partition("#")
+    return f"@{uuid}#{name}"
+
+
+def unquoted(path: str) -> str:
+    """Return a path without its escapes."""
+    return unquote(path, errors="surrogateescape")
+
+
+def split_target(target: str) -> tuple[str, dict[str, str]]:
+    """Split a request target into its decoded path and its query; the first of a kind counts.
+
+    Raises:
+        Refused: 400, for 100 parameters or more.
+    """
+    path, _, text = target.partition("?")
+    pairs = parse_qsl(text, keep_blank_values=True, errors="surrogateescape") if text else []
+    if len(pairs) > _MAX_PARAMETERS:
+        raise Refused(400, "dpq: exceeded maximum number of iterations (100)")
+    query: dict[str, str] = {}
+    for key, value in pairs:
+        query.setdefault(key, value)
+    return unquoted(path), query
+
+
+def check_object_name(name: str) -> None:
+    """Refuse a name that AIStore refuses.
+
+    Raises:
+        Refused: 400 `errInvalidPath`.
+    """
+    if name.endswith("/") or name.startswith("~/") or has_dots(name):
+        raise Refused(400, f'invalid object name "{name}"', tcode="errInvalidPath")
+
+
+def has_dots(path: str) -> bool:
+    """Return whether an element of a path is ``.`` or ``..``."""
+    return "." in path and not {".", ".."}.isdisjoint(path.split("/"))
+
+
+def location(url: str, path: str, query: str, marker: dict[str, str]) -> str:
+    """Return the address of a redirect.
+
+    Args:
+        url: Of the target.
+        path: Decoded.
+        query: As the client wrote it; may be empty.
+        marker: The parameters that the proxy adds.
+    """
+    if any(special in path for special in "%?# +"):
+        # Then AIStore writes path and query anew.
+        pairs = parse_qsl(query, keep_blank_values=True, errors="surrogateescape")
+        written = quote(path, safe=_PLAIN_IN_PATH, errors="surrogateescape")
+        pairs += marker.items()
+        return f"{url}{written}?{urlencode(sorted(pairs), errors='surrogateescape')}"
+    # It passes all others on as they are.  Go writes bytes above 127 in hexadecimal, and a line
+    # break in a header as a space.
+    written = "".join(
+        chr(byte) if byte < 128 else f"%{byte:02x}"
+        for byte in path.encode("utf-8", "surrogateescape")
+    )
+    written = written.replace("\r", " ").replace("\n", " ")
+    return f"{url}{written}?" + "&".join(
+        [query] * bool(query) + [f"{k}={v}" for k, v in marker.items()]
+    )
