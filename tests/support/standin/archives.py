@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING, Final
 
 import lz4.frame
 
-from .names import has_dots
 from .replies import HandlerDied, Refused, Reply
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from .cluster import Target
     from .names import Bucket
     from .objects import StoredObject
     from .replies import Call
 
-_EXTENSIONS: Final = (".tar", ".tgz", ".tar.gz", ".zip", ".tar.lz4")
+_EXTENSIONS: Final = (".tar.lz4", ".tar.gz", ".tgz", ".zip", ".tar")
 # What an archive without extension begins with.
 _MAGIC: Final = {
     b"\x1f\x8b": ".tgz",
@@ -32,45 +32,63 @@ _MAGIC: Final = {
     b"\x04\x22\x4d\x18": ".tar.lz4",
 }
 _TAR_MAGIC_AT: Final = 257
-_BROKEN: Final = (
-    tarfile.TarError,
-    zipfile.BadZipFile,
-    gzip.BadGzipFile,
-    zlib.error,
-    EOFError,
-    RuntimeError,
-)
+_TRUNCATED: Final = "unexpected EOF"
+_INVALID: Final = "archive/tar: invalid tar header"
+# Go's HTTP server gives an answer of up to this size a length, if nobody has flushed it.
+_MAX_UNFLUSHED_BYTES: Final = 2048
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A file in an archive.
+    """A file or a folder in an archive.
 
     Args:
         name: As it is stored.
         data: Its bytes.
+        is_dir: Whether it is a folder.
     """
 
     name: str
     data: memoryview
+    is_dir: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What is in an archive.
+
+    Args:
+        kind: The archive's extension.
+        members: In the order of the archive, up to where it is broken.
+        broken: What is wrong with it, in AIStore's words; empty, if nothing is.
+    """
+
+    kind: str
+    members: list[Member]
+    broken: str = ""
 
 
 def is_asked_for(query: dict[str, str]) -> bool:
     """Return whether a query asks for a part of an archive, and not for the object."""
-    return bool(query.get("archpath") or query.get("archregx") or query.get("archmode"))
+    # `archregx` means nothing without a mode, which may be empty.
+    return bool(query.get("archpath")) or "archmode" in query
 
 
-def check_path(path: str) -> None:
-    """Refuse the path of a file in an archive that AIStore refuses.
+def known_extension(mime: str) -> str:
+    """Return the extension of the archives of a type; ``.tar`` for no type.
 
     Raises:
-        Refused: 400.
+        Refused: 400, for an unknown type.
     """
-    if path.endswith("/") or has_dots(path):
-        raise Refused(400, f'invalid archpath "{path}"', tcode="errInvalidPath")
+    if not mime:
+        return ".tar"
+    for extension in _EXTENSIONS:
+        if extension[1:] in mime:
+            return extension
+    raise Refused(400, f'unknown mime type "{mime}"', tcode="errUnknownMime")
 
 
-def get(call: Call, bucket: Bucket, name: str, stored: StoredObject) -> Reply:
+def get(call: Call, target: Target, bucket: Bucket, name: str, stored: StoredObject) -> Reply:
     """Answer GET of a file in an archive, or of all files that match.
 
     Raises:
@@ -78,31 +96,42 @@ def get(call: Call, bucket: Bucket, name: str, stored: StoredObject) -> Reply:
         HandlerDied: For what ends AIStore's handler.
     """
     query = call.query
-    path = query.get("archpath", "")
-    if path and (query.get("archregx") or query.get("archmode")):
-        raise Refused(400, "archpath and archregx (or archmode) are mutually exclusive")
-    if path:
-        found = find(stored, name, path, mime=query.get("archmime", ""))
+    mime = query.get("archmime", "")
+    where = f"{bucket}/{name}"
+    if path := query.get("archpath", ""):
+        found = find(stored, name, path.lstrip("/").removeprefix(f"{name}/"), mime=mime)
         if found is None:
-            raise Refused(404, f"{path} in {bucket}/{name} does not exist", tcode="ErrNotFound")
+            message = f"{target.name}: {path} in {where} does not exist"
+            raise Refused(404, message, tcode="ErrNotFound")
         return Reply(200, [("Content-Type", "application/octet-stream")], found)
-    matches = _matcher(query.get("archregx", ""), query.get("archmode", "") or "regexp")
-    kind = _kind(name, stored, query.get("archmime", ""))
-    if kind == ".zip":
+    wanted, mode = query.get("archregx", ""), query["archmode"] or "prefix"
+    asked = f"(archregx={wanted}, archmode={mode})"
+    contents = _contents(stored, _kind(name, stored, mime))
+    if contents.kind == ".zip":
         raise HandlerDied
-    chosen = [member for member in _members(stored, kind) if matches(member.name)]
+    try:
+        matches = matcher(wanted, mode)
+    except re.error as wrong:
+        why = f"{target.name}: failed to extract files that match {asked} from {where}, err: "
+        raise Refused(400, f"{why}error parsing regexp: {wrong}", tcode="ErrFailedTo") from wrong
+    chosen = [member for member in contents.members if matches(member.name)]
+    if contents.broken:
+        raise Refused(400, contents.broken)
     if not chosen:
-        raise Refused(
-            404, f"no matching files in {bucket}/{name} - does not exist", tcode="ErrNotFound"
-        )
+        message = f"{target.name}: {asked} in {where} does not exist"
+        raise Refused(404, message, tcode="ErrNotFound")
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for member in chosen:
             info = tarfile.TarInfo(member.name)
+            info.type = tarfile.DIRTYPE if member.is_dir else tarfile.REGTYPE
             info.size = len(member.data)
             tar.addfile(info, io.BytesIO(member.data))
-    headers = [("Content-Type", "application/x-tar")]
-    return Reply(200, headers, archive.getvalue(), is_chunked=True)
+        # Python would fill up the last record of 10 KiB, and Go does not.
+        end = tar.offset + 2 * tarfile.BLOCKSIZE
+    body = archive.getvalue()[:end]
+    is_chunked = len(body) > _MAX_UNFLUSHED_BYTES
+    return Reply(200, [("Content-Type", "application/x-tar")], body, is_chunked=is_chunked)
 
 
 def find(stored: StoredObject, name: str, path: str, *, mime: str = "") -> memoryview | None:
@@ -111,68 +140,120 @@ def find(stored: StoredObject, name: str, path: str, *, mime: str = "") -> memor
     Args:
         stored: The archive.
         name: Its name.
-        path: Of the file; the name of the archive may come before it.
-        mime: The kind of archive; empty: its name and its first bytes say it.
+        path: Of the file; a leading ``/`` makes no difference.
+        mime: The kind of archive; empty: its name or its first bytes say it.
 
     Raises:
-        Refused: 400, for what is no archive or for a bad path.
+        Refused: 400, for what is no archive, and if there is no such file before it is broken.
     """
-    check_path(path)
+    contents = _contents(stored, _kind(name, stored, mime))
     wanted = path.lstrip("/")
-    wanted = wanted.removeprefix(f"{name}/")
-    for member in _members(stored, _kind(name, stored, mime)):
-        if member.name.removeprefix("/") == wanted:
+    for member in contents.members:
+        if member.name.removeprefix("/") == wanted and not member.is_dir:
             return member.data
+    if contents.broken:
+        if contents.kind == ".zip":
+            raise Refused(400, f"failed to open {name}: {contents.broken}", tcode="wrapError")
+        raise Refused(400, contents.broken)
     return None
 
 
 def listed(name: str, stored: StoredObject) -> list[tuple[str, int]] | None:
-    """Return cleaned names and sizes of the files in an archive; None for what is none."""
+    """Return cleaned names and sizes of the files in an archive; None for an ordinary object.
+
+    Raises:
+        Refused: If it is no archive though its name says so: AIStore does not list it then.
+    """
     kind = _by_extension(name)
     if kind is None:
         return None
-    try:
-        members = _members(stored, kind)
-    except Refused:
+    contents = _contents(stored, kind)
+    if contents.broken == _TRUNCATED:
         return None
-    return [(normpath(f"/{member.name}").lstrip("/"), len(member.data)) for member in members]
+    if contents.broken:
+        raise Refused(400, contents.broken)
+    files = [member for member in contents.members if not member.is_dir]
+    return [(normpath(f"/{file.name}").lstrip("/"), len(file.data)) for file in files]
 
 
-def _members(stored: StoredObject, kind: str) -> list[Member]:
-    if stored.members is None or stored.members[0] != kind:
-        try:
-            stored.members = (kind, list(_read(stored.data, kind)))
-        except _BROKEN as broken:
-            raise Refused(400, f"archive {kind}: {broken}") from broken
-    return stored.members[1]
+def matcher(text: str, mode: str) -> Callable[[str], bool]:
+    """Return what says whether a stored name matches.
+
+    Raises:
+        re.error: For a bad regular expression.
+    """
+    if text in {"", "*"}:
+        return lambda name: True
+    if mode == "regexp":
+        pattern = re.compile(text)
+        return lambda name: pattern.search(name) is not None
+    modes: dict[str, Callable[[str], bool]] = {
+        "prefix": lambda name: name.startswith(text),
+        "suffix": lambda name: name.endswith(text),
+        "substr": lambda name: text in name,
+        # The path without its extension, which begins at the last dot.
+        "wdskey": lambda name: name.rpartition(".")[0] == text,
+    }
+    return modes[mode]
 
 
-def _read(data: bytes, kind: str) -> list[Member]:
-    if kind == ".zip":
-        with zipfile.ZipFile(io.BytesIO(data)) as zipped:
-            return [
-                Member(info.filename, memoryview(zipped.read(info)))
-                for info in zipped.infolist()
-                if not info.is_dir()
-            ]
-    if kind in {".tgz", ".tar.gz"}:
-        data = gzip.decompress(data)
-    elif kind == ".tar.lz4":
-        data = lz4.frame.decompress(data)
-    whole = memoryview(data)
-    with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
-        return [
-            Member(info.name, whole[info.offset_data : info.offset_data + info.size])
-            for info in tar
-            if info.isfile()
+def _contents(stored: StoredObject, kind: str) -> Contents:
+    if stored.contents is None or stored.contents.kind != kind:
+        stored.contents = _read(stored.data, kind)
+    return stored.contents
+
+
+def _read(data: bytes, kind: str) -> Contents:
+    try:
+        if kind == ".zip":
+            return _read_zip(data)
+        if kind in {".tgz", ".tar.gz"}:
+            data = gzip.decompress(data)
+        elif kind == ".tar.lz4":
+            data = lz4.frame.decompress(data)
+    except (EOFError, gzip.BadGzipFile, zlib.error, zipfile.BadZipFile, RuntimeError) as broken:
+        return Contents(kind, [], _TRUNCATED if isinstance(broken, EOFError) else str(broken))
+    return _read_tar(data, kind)
+
+
+def _read_zip(data: bytes) -> Contents:
+    with zipfile.ZipFile(io.BytesIO(data)) as zipped:
+        members = [
+            Member(info.filename, memoryview(zipped.read(info)), info.is_dir())
+            for info in zipped.infolist()
         ]
+    return Contents(".zip", members)
+
+
+def _read_tar(data: bytes, kind: str) -> Contents:
+    if not data:
+        return Contents(kind, [])
+    whole = memoryview(data)
+    members: list[Member] = []
+    try:
+        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
+            for info in tar:
+                end = info.offset_data + info.size
+                if info.isdir():
+                    members.append(Member(f"{info.name}/", memoryview(b""), is_dir=True))
+                elif info.isfile() and end <= len(data):
+                    members.append(Member(info.name, whole[info.offset_data : end]))
+            rest = data[tar.offset : tar.offset + tarfile.BLOCKSIZE]
+    except tarfile.ReadError as broken:
+        is_short = "truncated" in str(broken) or "unexpected end" in str(broken)
+        return Contents(kind, members, _TRUNCATED if is_short else _INVALID)
+    # Python takes what it cannot read for the end.
+    if rest and len(rest) < tarfile.BLOCKSIZE:
+        return Contents(kind, members, _TRUNCATED)
+    return Contents(kind, members, _INVALID if any(rest) else "")
 
 
 def _kind(name: str, stored: StoredObject, mime: str) -> str:
-    kind = _by_extension(mime if not mime or mime.startswith(".") else f".{mime}")
-    kind = kind or _by_extension(name) or _by_magic(stored.data)
+    if mime:
+        return known_extension(mime)
+    kind = _by_extension(name) or _by_magic(stored.data)
     if kind is None:
-        raise Refused(400, f"{name}: not an archive (no extension, no signature)")
+        raise Refused(400, f'unrecognized or unsupported file format: "{name}"')
     return kind
 
 
@@ -184,24 +265,3 @@ def _by_magic(data: bytes) -> str | None:
     if data[_TAR_MAGIC_AT : _TAR_MAGIC_AT + 5] == b"ustar":
         return ".tar"
     return next((kind for magic, kind in _MAGIC.items() if data.startswith(magic)), None)
-
-
-def _matcher(text: str, mode: str) -> Callable[[str], bool]:
-    if not text:
-        return lambda name: True
-    if mode == "regexp":
-        try:
-            pattern = re.compile(text)
-        except re.error as wrong:
-            raise Refused(400, f"error parsing regexp: {wrong}") from wrong
-        return lambda name: pattern.search(name) is not None
-    modes: dict[str, Callable[[str], bool]] = {
-        "prefix": lambda name: name.startswith(text),
-        "suffix": lambda name: name.endswith(text),
-        "substr": lambda name: text in name,
-        # The path without its extension, which begins at the last dot.
-        "wdskey": lambda name: name.rpartition(".")[0] == text,
-    }
-    if mode not in modes:
-        raise Refused(400, f'invalid matching mode "{mode}", expecting one of: {sorted(modes)}')
-    return modes[mode]

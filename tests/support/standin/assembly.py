@@ -21,7 +21,7 @@ from .replies import Abort, Refused, Reply, Wait
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from .batches import Options, Wanted
+    from .batches import Batch, Options, Wanted
     from .cluster import Cluster, Target
     from .effects import BatchEffect
     from .packing import Packer
@@ -60,8 +60,8 @@ class Assembly:
     """One batch at its designated target.
 
     Args:
-        wanted: Its entries.
-        options: How it is to come.
+        batch: What was admitted.
+        second: What the request says that fetches it: how to pack and to send it.
         target: The designated target.
         cluster: The cluster.
         timing: How long to wait.
@@ -70,15 +70,15 @@ class Assembly:
 
     def __init__(
         self,
-        wanted: list[Wanted],
-        options: Options,
+        batch: Batch,
+        second: Options,
         target: Target,
         cluster: Cluster,
         timing: Timing,
         effects: Sequence[BatchEffect],
     ) -> None:
-        self._wanted = wanted
-        self._options = options
+        self._batch = batch
+        self._second = second
         self._target = target
         self._cluster = cluster
         self._timing = timing
@@ -94,11 +94,11 @@ class Assembly:
         Raises:
             Refused: If the batch is not streamed, and something ends it.
         """
-        extension = self._options.extension
-        if self._options.streams:
-            headers = [("Content-Type", CONTENT_TYPES[extension])]
-            return Reply(200, headers, self._stream(packer(extension)), is_chunked=True)
-        return self._whole(packer(extension))
+        pack = packer(self._second.extension)
+        if self._second.streams:
+            headers = [("Content-Type", CONTENT_TYPES[self._batch.first.extension])]
+            return Reply(200, headers, self._stream(pack), is_chunked=True)
+        return self._whole(pack)
 
     def _stream(self, pack: Packer) -> Iterator[Item]:
         """Yield an archive; the status is sent before anything of it is there."""
@@ -113,6 +113,8 @@ class Assembly:
                     buffer.clear()
                     yield outcome
                     continue
+                if outcome.name.endswith("/"):
+                    break  # Go's packer refuses a file with the name of a folder
                 added = pack.add(outcome.name, outcome.data)
                 if num_members in cuts:
                     yield bytes(buffer) + _first_half(added, len(outcome.data))
@@ -140,18 +142,21 @@ class Assembly:
                 reply.before.append(outcome)
             else:
                 archive += pack.add(outcome.name, outcome.data)
-                told.append(outcome.told)
+                if not self._batch.first.streams:
+                    told.append(_in_order(outcome.told))
         archive += pack.close()
         reply.before.append(Wait(waited))
         boundary = new_id(60)
-        metadata = json.dumps({"uuid": new_id(9), "out": told}, ensure_ascii=False)
+        metadata = json.dumps(
+            {"uuid": self._batch.job, "out": told}, ensure_ascii=False, separators=(",", ":")
+        )
         reply.headers = [("Content-Type", f"multipart/mixed; boundary={boundary}")]
         reply.body = b"".join(
             (
                 f'--{boundary}\r\nContent-Disposition: form-data; name="metadata"\r\n\r\n'
                 f"{metadata}\n\r\n--{boundary}\r\n"
                 'Content-Disposition: form-data; name="archive"; '
-                f'filename="get-batch[gbt-{new_id(9)}]"\r\n'
+                f'filename="get-batch[{self._batch.job}]"\r\n'
                 "Content-Type: application/octet-stream\r\n\r\n".encode(),
                 archive,
                 f"\r\n--{boundary}--\r\n".encode(),
@@ -165,7 +170,7 @@ class Assembly:
         Raises:
             Refused: If something ends the batch; what was yielded is part of it.
         """
-        for index, wanted in enumerate(self._wanted):
+        for index, wanted in enumerate(self._batch.wanted):
             ignores_range = False
             for effect in self._effects:
                 match effect:
@@ -189,15 +194,17 @@ class Assembly:
 
     def _own(self, wanted: Wanted, *, ignores_range: bool) -> _Outcome:
         """Return an entry that the target has itself."""
-        name = wanted.name_in_archive(only_name=self._options.only_names)
+        name = wanted.name_in_archive(only_name=self._batch.first.only_names)
         told = _told(wanted) | {"bucket": wanted.bucket.name, "provider": wanted.bucket.provider}
+        missing = f"{wanted.bucket}/{wanted.name}"
         data = _object(self._target, wanted, self._cluster)
         if data is not None and wanted.archpath:
             name = _joined(name, wanted.archpath)
+            missing = f"{wanted.archpath} in {missing}"
             data = _file(self._target, wanted, self._cluster)
         if data is None:
-            message = f"{self._target.name}: {wanted.bucket}/{wanted.name} does not exist"
-            if not self._options.continues:
+            message = f"{self._target.name}: {missing} does not exist"
+            if not self._batch.first.continues:
                 raise Refused(404, message, tcode="ErrNotFound")
             self._soft_errors += 1
             return _Outcome(_MISSING + name, b"", told | {"err_msg": message, "size": 0})
@@ -209,20 +216,27 @@ class Assembly:
         """Return what a peer sends; None, if it sends nothing."""
         if not owner.is_up or self._target.lost_peers or owner in self._silent:
             return None
-        name = wanted.name_in_archive(only_name=self._options.only_names)
+        name = wanted.name_in_archive(only_name=self._batch.first.only_names)
         told = {"bucket": wanted.bucket.name, "provider": wanted.given.get("provider") or ""}
         told |= {"objname": wanted.name, "opaque": wanted.opaque}
+        missing = f"{wanted.bucket}/{wanted.name}"
         data = _object(owner, wanted, self._cluster)
         if wanted.archpath:
             name = f"{name}/{wanted.archpath}"
             told["objname"] = f"{wanted.name}/{wanted.archpath}"
-            data = None if data is None else _file_or_none(owner, wanted, self._cluster)
+            if data is not None:
+                missing = f"{wanted.archpath} in {missing}"
+                data = _file_or_none(owner, wanted, self._cluster)
         if data is None:
             self._soft_errors += 1
             if self._soft_errors > _MAX_SOFT_ERRORS:
                 raise self._too_many()
-            message = f"{owner.name}: {wanted.bucket}/{wanted.name} does not exist"
+            # A peer sends a placeholder even where the client wants none.
+            message = f"{owner.name}: {missing} does not exist"
             return _Outcome(_MISSING + name, b"", told | {"err_msg": message, "size": 0})
+        if not name:
+            # AIStore takes what has no name for what has not come.
+            return None
         if not ignores_range:
             try:
                 data = _ranged(data, wanted)
@@ -233,8 +247,7 @@ class Assembly:
 
     def _late(self, owner: Target, wanted: Wanted) -> Iterator[_Outcome | Wait]:
         """Yield an entry that the target fetches itself, because the peer has not sent it."""
-        if owner.is_up:
-            yield Wait(self._timing.peer_s)
+        yield Wait(self._timing.peer_s)
         if self._fetched >= _MAX_FETCHED:
             raise Refused(400, "timed out waiting for missing entry", tcode="errHole")
         self._fetched += 1
@@ -245,7 +258,7 @@ class Assembly:
                 f"127.0.0.1:{owner.port}: connect: connection refused",
                 tcode="wrapError",
             )
-        name = wanted.name_in_archive(only_name=self._options.only_names)
+        name = wanted.name_in_archive(only_name=self._batch.first.only_names)
         told = _told(wanted) | {"bucket": wanted.bucket.name, "provider": wanted.bucket.provider}
         data = _object(owner, wanted, self._cluster)
         if wanted.archpath:
@@ -253,7 +266,7 @@ class Assembly:
             data = None if data is None else _file(owner, wanted, self._cluster)
         if data is None:
             message = f"{owner.name}: {wanted.bucket}/{wanted.name} does not exist"
-            if not self._options.continues:
+            if not self._batch.first.continues:
                 raise Refused(404, message, tcode="ErrNotFound")
             self._soft_errors += 1
             yield _Outcome(_MISSING + name, b"", told | {"err_msg": message, "size": 0})
@@ -304,6 +317,13 @@ def _ranged(data: Buffer, wanted: Wanted) -> Buffer:
             tcode="ErrRangeNotSatisfiable",
         )
     return memoryview(data)[start : size if length == -1 else start + length]
+
+
+def _in_order(told: dict[str, Any]) -> dict[str, Any]:
+    order = ("objname", "archpath", "bucket", "provider", "opaque", "err_msg", "size")
+    # Only these are told when they are empty.
+    always = {"objname", "bucket", "provider", "size"}
+    return {key: told[key] for key in order if key in told and (told[key] or key in always)}
 
 
 def _joined(name: str, archpath: str) -> str:

@@ -10,9 +10,9 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from . import archives
+from .archives import known_extension
 from .cluster import new_id
-from .names import GLOBAL, Bucket, bucket_of, check_object_name, provider_of
+from .names import GLOBAL, Bucket, bucket_of, check_archpath, check_object_name, provider_of
 from .replies import Refused
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How a batch is to come.
+    """How a batch is to come, as one of the two requests for it says.
 
     Args:
         extension: Of the archive.
@@ -76,12 +76,31 @@ class Options:
     streams: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A batch that was admitted.
+
+    Args:
+        job: The id of the job that it belongs to; there is one for each bucket.
+        target: The id of its designated target.
+        wanted: Its entries.
+        first: What the request to the proxy says.  Entries, placeholders and names follow it.
+    """
+
+    job: str
+    target: str
+    wanted: list[Wanted]
+    first: Options
+
+
 class Batches:
     """The batches that a proxy has admitted and no client has fetched."""
 
     def __init__(self) -> None:
-        # By the work item's id: the designated target's id and the entries.
-        self._waiting: dict[str, tuple[str, list[Wanted]]] = {}
+        # By the id of the work item.
+        self._waiting: dict[str, Batch] = {}
+        # By the bucket's name in the path.
+        self._jobs: dict[str, str] = {}
 
     def admit(self, call: Call, cluster: Cluster) -> tuple[Target, str]:
         """Check a request, choose its designated target, and return it with the new path.
@@ -96,7 +115,8 @@ class Batches:
             raise Refused(400, f"invalid 'coloc={coloc}' (expecting 0, 1, or 2)")
         if default is not None:
             cluster.check(default)
-        wanted = [_wanted(given, default) for given in _entries(call.body)]
+        message = _message(call.body)
+        wanted = [_wanted(given, default) for given in message["in"]]
         for bucket in {entry.bucket for entry in wanted}:
             cluster.check(bucket)
         if coloc == "0":
@@ -106,74 +126,74 @@ class Batches:
             node = cluster.members[owners.most_common(1)[0][0]]
             target = next(target for target in cluster.owners if target is node)
         if not target.is_up:
-            raise Refused(
-                400,
-                f"failed to call {target.name}: dial tcp 127.0.0.1:{target.port}: "
-                "connect: connection refused",
-                tcode="ErrFailedTo",
-            )
+            why = f"dial tcp 127.0.0.1:{target.port}: connect: connection refused"
+            raise Refused(400, f'Post "{target.url}{call.path}": {why}', tcode="Error")
+        first = _options(message)
         work = new_id(13)
-        self._waiting[work] = (target.id, wanted)
+        job = self._jobs.setdefault(bucket_name, f"gbt-{new_id(9)}")
+        self._waiting[work] = Batch(job, target.id, wanted, first)
         bucket_part = f"/{bucket_name}" if bucket_name else ""
-        path = f"{PATH}{bucket_part}/gbt-{new_id(9)}/{work}/{len(cluster.owners)}"
-        return target, path
+        return target, f"{PATH}{bucket_part}/{job}/{work}/{len(cluster.owners)}"
 
-    def take(self, call: Call, target: Target) -> tuple[list[Wanted], Options]:
-        """Return what a redirected request is about; it can be taken once.
+    def take(self, call: Call, target: Target) -> tuple[Batch, Options]:
+        """Return what a redirected request is about, and what itself says; it can be taken once.
 
         Raises:
             Refused: 400, for a bad second body; 404, if there is no such batch.
         """
-        _entries(call.body)
-        work = call.path.split("/")[-2]
-        node, wanted = self._waiting.get(work, ("", []))
-        if node != target.id:
-            raise Refused(404, f'x-moss: wid="{work}" (prep-rx not done?) does not exist')
+        second = _options(_message(call.body))
+        job, work = call.path.split("/")[-3:-1]
+        if job not in self._jobs.values():
+            raise Refused(404, f'x-moss: xid "{job}" not active')
+        batch = self._waiting.get(work)
+        if batch is None or batch.target != target.id:
+            why = f'x-get-batch[{job}]: wid="{work}" (prep-rx not done?) does not exist'
+            raise Refused(404, why, tcode="ErrNotFound")
         del self._waiting[work]
-        given = json.loads(call.body)
-        return wanted, Options(
-            extension=_extension(given.get("mime") or ""),
-            continues=bool(given.get("coer")),
-            only_names=bool(given.get("onob")),
-            streams=bool(given.get("strm")),
-        )
+        return batch, second
 
 
-def _entries(body: bytes) -> list[dict[str, Any]]:
+def _message(body: bytes) -> dict[str, Any]:
     try:
-        given = json.loads(body)
-        entries = given.get("in")
-        if not all(isinstance(entry, dict) for entry in entries or ()):
+        message = json.loads(body)
+        entries = message.get("in") or ()
+        if not all(isinstance(entry, dict) for entry in entries):
             raise TypeError("an entry is not an object")
     except (ValueError, TypeError, AttributeError) as broken:
-        raise Refused(400, f"failed to unmarshal moss request: {broken}") from broken
+        raise Refused(400, f"failed to unmarshal [*apc.MossReq] (GET), err: {broken}") from broken
     if not entries:
         raise Refused(400, "moss: empty input")
-    return list(entries)
+    return dict(message)
+
+
+def _options(message: dict[str, Any]) -> Options:
+    return Options(
+        extension=known_extension(message.get("mime") or ""),
+        continues=bool(message.get("coer")),
+        only_names=bool(message.get("onob")),
+        streams=bool(message.get("strm")),
+    )
 
 
 def _wanted(given: dict[str, Any], default: Bucket | None) -> Wanted:
-    name = given.get("objname") or ""
-    if not name:
-        raise Refused(400, "object name is empty")
     # Within a batch AIStore loses the type of the error.
     try:
+        name = given.get("objname") or ""
         check_object_name(name)
         archpath = given.get("archpath") or ""
         if archpath:
-            archives.check_path(archpath)
+            check_archpath(archpath)
     except Refused as refused:
-        raise Refused(400, refused.message) from refused
+        raise Refused(400, f"unmarshalerDecoder: {refused.message}") from refused
     start, length = given.get("start") or 0, given.get("length") or 0
     if start < 0 or length < -1 or (start and not length):
-        raise Refused(
-            400, f"not satisfiable range [start={start},length={length} (oname: {name!r})]"
-        )
+        asked = f'start={start},length={length} (oname: "{name}")'
+        raise Refused(400, f"unmarshalerDecoder: not satisfiable range [{asked}]")
     opaque = given.get("opaque") or ""
     try:
         base64.b64decode(opaque, validate=True)
     except binascii.Error as broken:
-        raise Refused(400, f"illegal base64 data in opaque: {broken}") from broken
+        raise Refused(400, f"unmarshalerDecoder: illegal base64 data: {broken}") from broken
     bucket = _bucket(given) or default
     if bucket is None:
         raise Refused(400, f'missing bucket specification for object "{name}"')
@@ -189,8 +209,3 @@ def _bucket(given: dict[str, Any]) -> Bucket | None:
     if given.get("bucket"):
         return Bucket(given["bucket"], provider_of(given.get("provider") or ""))
     return None
-
-
-def _extension(word: str) -> str:
-    dotted = word if word.startswith(".") else f".{word}"
-    return dotted if dotted in {".tgz", ".tar.gz", ".zip", ".tar.lz4"} else ".tar"

@@ -187,8 +187,11 @@ def _page(question: _Question, cluster: Cluster, bucket: Bucket) -> tuple[list[_
 def _entries(question: _Question, cluster: Cluster, bucket: Bucket) -> Iterator[_Entry]:
     real = cluster.resolve(bucket)
     owners = cluster.owners
-    # Members and folders may come after a token that their object comes before.
-    after = "" if question.flags & (_ARCHIVES | _NO_RECURSION) else question.after
+    after = question.after
+    if question.flags & _NO_RECURSION or (question.flags & _ARCHIVES and question.uuid):
+        # What comes after the token may lie in a folder or an archive that comes before it.
+        # Without its id a list goes on at the next archive: the rest of the members is lost.
+        after = ""
     if real.is_remote and not question.flags & (_CACHED | _ARCHIVES):
         yield from _remote(question, cluster, real, after)
         return
@@ -234,7 +237,10 @@ def _with_members(entries: Iterator[_Entry]) -> Iterator[_Entry]:
     found: list[_Entry] = []
     for entry in entries:
         assert entry.stored is not None
-        members = archives.listed(entry.name, entry.stored)
+        try:
+            members = archives.listed(entry.name, entry.stored)
+        except Refused:
+            continue
         found.append(entry)
         if members is not None:
             entry.flags |= _IS_ARCHIVE
@@ -276,7 +282,7 @@ def _packed(entry: _Entry, props: frozenset[str]) -> dict[str, Any]:
             packed["t"] = location(entry.target)
         if "custom" in props and stored.custom:
             packed["m"] = f"[{' '.join(f'{key}:{value}' for key, value in stored.custom.items())}]"
-    if "size" in props and entry.size:
+    if entry.size and ("size" in props or entry.flags & _IN_ARCHIVE):
         packed["s"] = entry.size
     if "copies" in props and entry.target is not None:
         packed["c"] = 1

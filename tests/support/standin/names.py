@@ -30,6 +30,7 @@ GLOBAL: Final = "@#"
 """The namespace of buckets that name none."""
 
 _MAX_PARAMETERS: Final = 99
+_MODES: Final = ("regexp", "prefix", "suffix", "substr", "wdskey")
 # What Go's net/url leaves as it is in a path, beside letters and digits.
 _PLAIN_IN_PATH: Final = "/$&+,:;=@~"
 
@@ -106,7 +107,7 @@ def split_target(target: str) -> tuple[str, dict[str, str]]:
     """Split a request target into its decoded path and its query; the first of a kind counts.
 
     Raises:
-        Refused: 400, for 100 parameters or more.
+        Refused: 400, for 100 parameters or more, and for bad questions about an archive.
     """
     path, _, text = target.partition("?")
     pairs = parse_qsl(text, keep_blank_values=True, errors="surrogateescape") if text else []
@@ -115,6 +116,19 @@ def split_target(target: str) -> tuple[str, dict[str, str]]:
     query: dict[str, str] = {}
     for key, value in pairs:
         query.setdefault(key, value)
+    if archpath := query.get("archpath"):
+        try:
+            check_archpath(archpath)
+        except Refused as refused:
+            raise Refused(400, f"dpq: 'archpath={archpath}', err: {refused.message}") from refused
+    mode = query.get("archmode")
+    if mode is not None:
+        if mode and mode not in _MODES:
+            why = f'invalid matching mode "{mode}", expecting one of: [{" ".join(_MODES)}]'
+            raise Refused(400, f"dpq: 'archmode={mode}', err: {why}")
+        if archpath:
+            why = "dpq: archpath and archregx are mutually exclusive"
+            raise Refused(400, f"dpq: 'archmode={mode}', err: {why}")
     return unquoted(path), query
 
 
@@ -124,8 +138,18 @@ def check_object_name(name: str) -> None:
     Raises:
         Refused: 400 `errInvalidPath`.
     """
-    if name.endswith("/") or name.startswith("~/") or has_dots(name):
+    if not name or name.endswith("/") or name.startswith("~/") or has_dots(name):
         raise Refused(400, f'invalid object name "{name}"', tcode="errInvalidPath")
+
+
+def check_archpath(path: str) -> None:
+    """Refuse the path of a file in an archive that AIStore refuses.
+
+    Raises:
+        Refused: 400.
+    """
+    if path.endswith("/") or has_dots(path):
+        raise Refused(400, f'invalid archpath "{path}"')
 
 
 def has_dots(path: str) -> bool:

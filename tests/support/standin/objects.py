@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import xxhash
 
 if TYPE_CHECKING:
-    from .archives import Member
+    from .archives import Contents
     from .names import Bucket
 
 
@@ -33,8 +33,8 @@ class StoredObject:
     read_ns: int = field(init=False)
     """When it was last written or read, in ns since the epoch."""
 
-    members: tuple[str, list[Member]] | None = field(default=None, init=False, repr=False)
-    """The kind of archive that it was last read as, and the files in it."""
+    contents: Contents | None = field(default=None, init=False, repr=False)
+    """What is in it, if it was read as an archive."""
 
     def __post_init__(self) -> None:
         self.checksum = xxhash.xxh64_hexdigest(self.data)

@@ -25,7 +25,7 @@ _PROPS: Final = frozenset(
 _BASE_36: Final = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
-def get(call: Call, bucket: Bucket, name: str, stored: StoredObject) -> Reply:
+def get(call: Call, target: Target, bucket: Bucket, name: str, stored: StoredObject) -> Reply:
     """Answer GET.
 
     Raises:
@@ -33,21 +33,16 @@ def get(call: Call, bucket: Bucket, name: str, stored: StoredObject) -> Reply:
         HandlerDied: For what ends AIStore's handler.
     """
     query = call.query
-    if "etl_name" in query:
-        raise Refused(
-            501,
-            "cannot use ETL in a build without ETL support - operation not supported",
-            tcode="ErrUnsupp",
-        )
     text = call.headers.get("Range", "")
     if archives.is_asked_for(query):
         if text:
+            asked = f"range: {text}, arch query: ({_archive_query(query)})"
             raise Refused(
                 400,
-                f"cannot range-read archived content {bucket}/{name} - operation not supported",
+                f"cannot range-read archived content {asked} - operation not supported",
                 tcode="ErrUnsupp",
             )
-        return archives.get(call, bucket, name, stored)
+        return archives.get(call, target, bucket, name, stored)
     headers = _common(stored)
     stored.read_ns = time.time_ns()
     if not text:
@@ -203,6 +198,11 @@ def _common(stored: StoredObject) -> Headers:
         headers.append(("Ais-Version", stored.version))
     headers += [("Ais-Custom-Md", f"{key}={value}") for key, value in stored.custom.items()]
     return headers
+
+
+def _archive_query(query: dict[str, str]) -> str:
+    names = ("archpath", "archregx", "archmode")
+    return ", ".join(f"{name}={query[name]}" for name in names if query.get(name))
 
 
 def _mountpath(target: Target) -> str:

@@ -62,8 +62,8 @@ class Storage:
                 return not_allowed("GET, POST")
             if not call.is_redirected:
                 raise Refused(401, "direct target access denied")
-            wanted, options = self._waiting.take(call, target)
-            assembly = Assembly(wanted, options, target, self._cluster, self._timing, effects)
+            batch, second = self._waiting.take(call, target)
+            assembly = Assembly(batch, second, target, self._cluster, self._timing, effects)
             return assembly.reply()
         if path == BUCKETS and call.method == "GET":
             return all_buckets(call, self._cluster)
@@ -97,13 +97,16 @@ class Storage:
             return Reply()
         if call.method not in {"GET", "HEAD"}:
             raise Refused(400, f'invalid action "{call.method}"')
+        if call.method == "GET" and "etl_name" in call.query:
+            message = "cannot use ETL in a build without ETL support - operation not supported"
+            raise Refused(501, message, tcode="ErrUnsupp")
         found, waited = self._find(call, target, real, name)
         if found is None:
             message = f"{target.name}: {bucket}/{name} does not exist"
             raise Refused(404, message, tcode="ErrNotFound")
         if call.method == "HEAD":
             return reading.head(call, target, bucket, name, found)
-        reply = reading.get(call, bucket, name, found)
+        reply = reading.get(call, target, bucket, name, found)
         if waited:
             reply.before.append(Wait(waited))
         return reply
