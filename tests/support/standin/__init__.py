@@ -15,7 +15,6 @@ where the two differ, the stand-in is wrong.
 """
 
 from .assembly import Timing
-from .cluster import DECOMMISSION, MAINTENANCE, Node, Proxy, Target
 from .effects import (
     BUSY,
     DIRECT_DENIED,
@@ -41,6 +40,7 @@ from .effects import (
 )
 from .faults import Fault, Firing, Match
 from .names import Bucket
+from .nodes import DECOMMISSION, MAINTENANCE, Node, Proxy, Target
 from .objects import StoredObject
 from .record import Request
 from .server import StandIn

@@ -19,8 +19,8 @@ from .replies import HandlerDied, Refused, Reply
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .cluster import Target
     from .names import Bucket
+    from .nodes import Target
     from .objects import StoredObject
     from .replies import Call
 

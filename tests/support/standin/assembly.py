@@ -13,8 +13,8 @@ from tarfile import BLOCKSIZE
 from typing import TYPE_CHECKING, Any, Final
 
 from . import archives
-from .cluster import new_id
 from .effects import CutBatch, ShortBatch, StallBatch, WholeMember
+from .nodes import new_id
 from .packing import CONTENT_TYPES, packer
 from .replies import Abort, Refused, Reply, Wait
 
@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from .batches import Batch, Options, Wanted
-    from .cluster import Cluster, Target
+    from .cluster import Cluster
     from .effects import BatchEffect
+    from .nodes import Target
     from .packing import Packer
     from .replies import Buffer, Item
 

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from .archives import known_extension
-from .cluster import new_id
 from .names import GLOBAL, Bucket, bucket_of, check_archpath, check_object_name, provider_of
+from .nodes import new_id
 from .replies import Refused
 
 if TYPE_CHECKING:
-    from .cluster import Cluster, Target
+    from .cluster import Cluster
+    from .nodes import Target
     from .replies import Call
 
 PATH: Final = "/v1/ml/moss"
@@ -99,6 +100,8 @@ class Batches:
     def __init__(self) -> None:
         # By the id of the work item.
         self._waiting: dict[str, Batch] = {}
+        # The first designated targets of two stand-ins with the same targets are the same.
+        self._random = random.Random(0)
         # By the bucket's name in the path.
         self._jobs: dict[str, str] = {}
 
@@ -120,7 +123,7 @@ class Batches:
         for bucket in {entry.bucket for entry in wanted}:
             cluster.check(bucket)
         if coloc == "0":
-            target = random.choice(cluster.owners)
+            target = self._random.choice(cluster.owners)
         else:
             owners = Counter(cluster.owner(entry.bucket, entry.name).id for entry in wanted)
             node = cluster.members[owners.most_common(1)[0][0]]

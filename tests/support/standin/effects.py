@@ -14,7 +14,8 @@ from .replies import Abort, Do, Headers, Refused, Reply, Wait, error
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .cluster import Cluster, Node
+    from .cluster import Cluster
+    from .nodes import Node
     from .replies import Call, Item, Step
 
 Position: TypeAlias = int | Literal["first", "middle", "last"]

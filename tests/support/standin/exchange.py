@@ -6,11 +6,11 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from . import names, proxies
-from .cluster import Proxy, Target
 from .effects import BatchEffect, Scene
+from .nodes import Proxy, Target
 from .objects import StoredObject
 from .replies import Abort, Call, HandlerDied, Refused, Reply, Wait, error
-from .sending import ConnectionEndedError, Sender, Sent
+from .sending import Sender, Sent
 from .targets import next_version
 
 if TYPE_CHECKING:
@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 
     from aiohttp import web
 
-    from .cluster import Cluster, Node
+    from .cluster import Cluster
     from .effects import Effect
     from .faults import Fault
     from .listener import Connection
+    from .nodes import Node
     from .proxies import Gateway
     from .record import Record
     from .targets import Storage
@@ -75,13 +76,13 @@ class Exchanges:
         try:
             reply = self._reply(node, call, refused, entry.request.number)
             await Sender(request, connection, entry).send(reply, goes_on=goes_on)
-        except ConnectionEndedError:
+        except ConnectionError:
             goes_on = False
         except Exception as bug:
             self.bugs.append(bug)
             raise
         finally:
-            self._record.over()
+            self._record.over(entry)
             if goes_on:
                 connection.idle(self._idle_s)
         return Sent(goes_on=goes_on)

@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 import xxhash
 
-from .cluster import Proxy, Target
+from .nodes import Proxy, Target
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .cluster import Node
     from .effects import Effect
+    from .nodes import Node
     from .replies import Call
 
-Any_: TypeAlias = Literal["any"]
+AnyNode: TypeAlias = Literal["any"]
 # Requests that a proxy does not answer itself.
 _REDIRECTED: Final = ("/v1/objects/", "/v1/ml/")
 
@@ -64,8 +64,8 @@ class Match:
         seed: Decides which, for a rate below 1.
     """
 
-    target: Target | Any_ | None = None
-    proxy: Proxy | Any_ | None = None
+    target: Target | AnyNode | None = None
+    proxy: Proxy | AnyNode | None = None
     path: str | re.Pattern[str] | None = None
     method: str | None = None
     direct: bool | None = None

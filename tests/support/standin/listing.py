@@ -12,16 +12,17 @@ from typing import TYPE_CHECKING, Any, Final
 import msgpack
 
 from . import archives
-from .cluster import new_id
 from .names import has_dots
+from .nodes import new_id
 from .reading import location
 from .replies import Refused, Reply
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from .cluster import Cluster, Proxy, Target
+    from .cluster import Cluster
     from .names import Bucket
+    from .nodes import Proxy, Target
     from .objects import StoredObject
     from .replies import Call
 

@@ -13,9 +13,10 @@ from .replies import Refused, Reply
 
 if TYPE_CHECKING:
     from .batches import Batches
-    from .cluster import Cluster, Node, Proxy
+    from .cluster import Cluster
     from .listing import Listing
     from .names import Bucket
+    from .nodes import Node, Proxy
     from .replies import Call, Headers
 
 OBJECTS: Final = "/v1/objects"

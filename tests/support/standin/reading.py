@@ -10,8 +10,8 @@ from . import archives
 from .replies import HandlerDied, Headers, Refused, Reply
 
 if TYPE_CHECKING:
-    from .cluster import Target
     from .names import Bucket
+    from .nodes import Target
     from .objects import StoredObject
     from .replies import Call
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .cluster import Node
+    from .nodes import Node
     from .replies import Call
 
 
@@ -28,7 +28,7 @@ class Request:
         path: The path, decoded.
         query: The query, decoded.
         range: The header ``Range``; empty without one.
-        body: What came with it.
+        body: What came with it; not for PUT.
         status: Of the answer; 0 until one is sent, and for ever if none was.
         sent_bytes: Bytes of the answer's body that were sent; without the framing of chunks.
         is_done: Whether the answer was sent to its end.
@@ -51,21 +51,29 @@ class Request:
 
 
 class Entry:
-    """A request whose answer is under way."""
+    """A request whose answer is under way or over."""
 
-    __slots__ = ("is_done", "request", "sent_bytes", "status")
+    __slots__ = ("_is_over", "is_done", "request", "sent_bytes", "status")
 
     def __init__(self, request: Request) -> None:
         self.request = request
         self.status = 0
         self.sent_bytes = 0
         self.is_done = False
+        self._is_over = False
 
     def snapshot(self) -> Request:
         """Return what is known now."""
+        if self._is_over:
+            return self.request
         return replace(
             self.request, status=self.status, sent_bytes=self.sent_bytes, is_done=self.is_done
         )
+
+    def over(self) -> None:
+        """Say that nothing will change any more."""
+        self.request = self.snapshot()
+        self._is_over = True
 
 
 class Record:
@@ -94,7 +102,8 @@ class Record:
                 path=call.path,
                 query=call.query,
                 range=call.headers.get("Range", ""),
-                body=call.body,
+                # The bytes of objects would only fill the memory.
+                body=b"" if call.method == "PUT" else call.body,
             )
         )
         self._count += 1
@@ -102,8 +111,9 @@ class Record:
         self._changed()
         return entry
 
-    def over(self) -> None:
+    def over(self, entry: Entry) -> None:
         """Say that a request is over."""
+        entry.over()
         self._changed()
 
     def snapshot(self) -> list[Request]:

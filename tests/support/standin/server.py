@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
-import inspect
 import itertools
 import threading
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from .assembly import Timing
 from .batches import Batches
-from .cluster import Cluster, Node, Proxy, Target, new_id
+from .cluster import Cluster
 from .exchange import Exchanges
-from .faults import Any_, Fault, Match
+from .faults import AnyNode, Fault, Match
 from .listener import Listener
 from .listing import Listing
+from .loop_thread import LoopThread
 from .names import GLOBAL, Bucket
+from .nodes import Node, Proxy, Target, new_id
 from .objects import StoredObject
 from .proxies import Gateway
 from .record import Record, Request
@@ -30,10 +30,7 @@ if TYPE_CHECKING:
 
     from .effects import Effect
 
-_T = TypeVar("_T")
 _N = TypeVar("_N", bound=Node)
-DEADLINE_S: Final = 30.0
-"""Far more than anything here takes: it turns a hang into a failure."""
 
 
 class StandIn:
@@ -72,6 +69,8 @@ class StandIn:
         self._num_proxies = num_proxies
         self._cluster = Cluster()
         self._changed = threading.Condition()
+        # Requests that came or ended, and faults that fired; guarded by the condition.
+        self._num_changes = 0
         self._record = Record(self._notify)
         waiting = Batches()
         self._gateway = Gateway(self._cluster, Listing(), waiting, token)
@@ -87,21 +86,13 @@ class StandIn:
             latency_s=latency_s,
         )
         self._connection_numbers = itertools.count()
-        self._thread = threading.Thread(target=self._run_loop, name="stand-in", daemon=True)
-        # Both are set when the thread has started.
-        self._loop: asyncio.AbstractEventLoop
-        self._stopping: asyncio.Event
-        self._ready = threading.Event()
-        self._failure: BaseException | None = None
+        self._thread = LoopThread(self._set_up, self._tear_down, "stand-in")
+        self._run = self._thread.run
 
     # --- Life -----------------------------------------------------------------------------------
 
     def __enter__(self) -> Self:
         self._thread.start()
-        assert self._ready.wait(DEADLINE_S), "the stand-in did not start"
-        if self._failure is not None:
-            self._thread.join(DEADLINE_S)
-            raise self._failure
         return self
 
     def __exit__(
@@ -110,36 +101,20 @@ class StandIn:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._loop.call_soon_threadsafe(self._stopping.set)
-        self._thread.join(DEADLINE_S)
-        assert not self._thread.is_alive(), "the stand-in did not stop"
-        if self._failure is not None:
-            raise self._failure
+        self._thread.stop()
         if self._exchanges.bugs:
             raise self._exchanges.bugs[0]
 
-    def _run_loop(self) -> None:
-        try:
-            asyncio.run(self._serve())
-        except BaseException as failure:  # noqa: BLE001 - it is raised in the test's thread
-            self._failure = failure
-        finally:
-            self._ready.set()
+    async def _set_up(self) -> None:
+        for _ in range(self._num_proxies):
+            await self._add(Proxy)
+        for _ in range(self._num_targets):
+            await self._add(Target)
+        self._cluster.has_moved = False
 
-    async def _serve(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._stopping = asyncio.Event()
-        try:
-            for _ in range(self._num_proxies):
-                await self._add(Proxy)
-            for _ in range(self._num_targets):
-                await self._add(Target)
-            self._cluster.has_moved = False
-            self._ready.set()
-            await self._stopping.wait()
-        finally:
-            for node in self._cluster.nodes.values():
-                await node.listener.release()
+    async def _tear_down(self) -> None:
+        for node in self._cluster.nodes.values():
+            await node.listener.release()
 
     async def _add(self, kind: type[_N]) -> _N:
         node: _N
@@ -153,17 +128,9 @@ class StandIn:
         self._cluster.enter(node)
         return node
 
-    def _run(self, function: Callable[[], _T]) -> _T:
-        """Run a function or coroutine function on the loop, and return what it returns."""
-
-        async def run() -> _T:
-            result = function()
-            return cast("_T", await result) if inspect.isawaitable(result) else result
-
-        return asyncio.run_coroutine_threadsafe(run(), self._loop).result(DEADLINE_S)
-
     def _notify(self) -> None:
         with self._changed:
+            self._num_changes += 1
             self._changed.notify_all()
 
     # --- The cluster ----------------------------------------------------------------------------
@@ -379,20 +346,25 @@ class StandIn:
             TimeoutError: If it does not hold in time.
         """
         end = time.monotonic() + deadline_s
-        # The lock is not held while the condition runs: it may ask the stand-in.
-        while not condition():
-            left = end - time.monotonic()
-            if left <= 0:
-                raise TimeoutError(f"not within {deadline_s} s; the requests: {self.requests}")
+        while True:
+            seen = self._num_changes
+            # The lock is not held here: the condition may ask the stand-in.
+            if condition():
+                return
             with self._changed:
-                self._changed.wait(min(left, 0.05))
+                left = end - time.monotonic()
+                if not self._changed.wait_for(partial(self._has_changed, seen), left):
+                    raise TimeoutError(f"not within {deadline_s} s; requests: {self.requests}")
+
+    def _has_changed(self, seen: int) -> bool:
+        return self._num_changes != seen
 
     def fault(
         self,
         effect: Effect,
         *,
-        target: Target | Any_ | None = None,
-        proxy: Proxy | Any_ | None = None,
+        target: Target | AnyNode | None = None,
+        proxy: Proxy | AnyNode | None = None,
         path: str | re.Pattern[str] | None = None,
         method: str | None = None,
         direct: bool | None = None,

@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from .batches import Batches
-    from .cluster import Cluster, Target
+    from .cluster import Cluster
     from .effects import BatchEffect
     from .names import Bucket
+    from .nodes import Target
     from .replies import Call
 
 _WRITES = frozenset({"PUT", "DELETE", "POST", "PATCH"})
