@@ -1,10 +1,17 @@
-"""What every test shares: the hypothesis profiles."""
+"""What every test shares: the hypothesis profiles, and what trainers are forked from."""
 
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
+import pytest
 from hypothesis import settings
+
+from tests.support.trainers import Trainers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 # The same examples on every run, so that a red test is the change's fault.
 settings.register_profile("fast", max_examples=50, deadline=None, derandomize=True, database=None)
@@ -16,3 +23,17 @@ for name in [name for name in os.environ if name.startswith("AIS_")]:
     del os.environ[name]
 
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
+
+
+@pytest.fixture(scope="session")
+def zygote() -> Iterator[Trainers]:
+    """Return what trainers are forked from, which takes seconds to start."""
+    with Trainers() as trainers:
+        yield trainers
+
+
+@pytest.fixture
+def trainers(zygote: Trainers) -> Iterator[Trainers]:
+    """Return what starts trainers; none of them outlives the test."""
+    yield zygote
+    zygote.close_all()

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.fakes import assert_no_receiver_is_left
-from tests.support.trainers import Trainers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,17 +17,3 @@ def no_thread_is_left() -> Iterator[None]:
     """Fail a test whose datasets leave a thread when they are gone."""
     yield
     assert_no_receiver_is_left()
-
-
-@pytest.fixture(scope="session")
-def zygote() -> Iterator[Trainers]:
-    """Return what trainers are forked from, which takes seconds to start."""
-    with Trainers() as trainers:
-        yield trainers
-
-
-@pytest.fixture
-def trainers(zygote: Trainers) -> Iterator[Trainers]:
-    """Return what starts trainers; none of them outlives the test."""
-    yield zygote
-    zygote.close_all()
