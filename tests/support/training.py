@@ -149,10 +149,11 @@ def catch_interrupt(*, stream: dict[str, Any], socket: str | None) -> None:
 
 
 def stranger(*, stream: dict[str, Any], socket: str, uid: int) -> None:
-    """Try to be served as somebody else."""
-    os.setgroups([])
-    os.setresgid(uid, uid, uid)
-    os.setresuid(uid, uid, uid)
+    """Try to be served, as somebody else if it is not our own user id."""
+    if uid != os.geteuid():
+        os.setgroups([])
+        os.setresgid(uid, uid, uid)
+        os.setresuid(uid, uid, uid)
     try:
         tell(next(iter(dataset_of(stream, socket))))
     except HeadraceError as error:
