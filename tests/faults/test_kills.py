@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import signal
 import subprocess
 import sys
-import threading
 from typing import TYPE_CHECKING
 
-import psutil
 import pytest
 
 from headrace import DaemonDataset, errors, plans
-from headrace.client import Retry
 from headrace.testing import Ledger, ledger_of
 from tests.support.daemon import DaemonProcess
 from tests.support.files import stream_of, write_samples
+from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from headrace import Stream
@@ -30,13 +26,6 @@ if TYPE_CHECKING:
 @pytest.fixture
 def stream(tmp_path: Path) -> Stream:
     return stream_of(write_samples(tmp_path / "data", 200), plans.Shuffled(batch_size=4, seed=5))
-
-
-def wait_until(is_so: Callable[[], bool]) -> None:
-    """Ask again and again, with growing pauses, up to a deadline."""
-    retry = Retry(20.0, threading.Event().wait)
-    while not is_so():
-        assert retry.pause(), "it did not come to pass"
 
 
 @pytest.mark.slow
@@ -107,54 +96,6 @@ def test_the_batch_after_the_saved_one_is_the_first_of_the_next_trainer(stream: 
         batch = next(iter(dataset))
         dataset.close()
         assert (batch.meta["epoch"], batch.meta["step"]) == (0, 5)
-
-
-@pytest.mark.slow
-def test_a_hundred_clients_that_come_and_go_leave_nothing(stream: Stream) -> None:
-    with DaemonProcess() as daemon:
-
-        def visit(number: int) -> None:
-            dataset = DaemonDataset(daemon.socket, stream)
-            batches = iter(dataset)
-            next(batches)
-            if number % 3 == 0:
-                dataset.close()
-            elif number % 3 == 1:
-                del batches, dataset  # hangs up
-                gc.collect()
-            else:
-                pid = os.fork()
-                if not pid:
-                    # A client of its own, that dies without a word.
-                    child = DaemonDataset(daemon.socket, stream)
-                    next(iter(child))
-                    os.kill(os.getpid(), signal.SIGKILL)
-                os.waitpid(pid, 0)
-                dataset.close()
-
-        def usage() -> tuple[int, int]:
-            return daemon.usage.num_fds(), daemon.usage.num_threads()
-
-        def is_quiet() -> bool:
-            report = daemon.status()
-            held = report["memory"]["held_bytes"] + report["memory"]["guaranteed_bytes"]
-            return not held and report["connections"] == 1
-
-        for number in range(12):
-            visit(number)
-        wait_until(lambda: _unparked(daemon) and is_quiet())
-        before, memory = usage(), daemon.usage.memory_info().rss
-        mine = psutil.Process().num_fds(), threading.active_count()
-        for number in range(100):
-            visit(number)
-        wait_until(lambda: _unparked(daemon) and is_quiet())
-        assert usage() == before
-        assert daemon.usage.memory_info().rss - memory < 5 << 20
-        assert (psutil.Process().num_fds(), threading.active_count()) == mine
-
-
-def _unparked(daemon: DaemonProcess) -> bool:
-    return not any(feed["is_parked"] for feed in daemon.status()["feeds"])
 
 
 @pytest.mark.slow
