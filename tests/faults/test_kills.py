@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -96,24 +95,3 @@ def test_the_batch_after_the_saved_one_is_the_first_of_the_next_trainer(stream: 
         batch = next(iter(dataset))
         dataset.close()
         assert (batch.meta["epoch"], batch.meta["step"]) == (0, 5)
-
-
-@pytest.mark.slow
-def test_the_memory_of_a_daemon_is_bounded_while_nobody_takes_batches(tmp_path: Path) -> None:
-    folder = tmp_path / "large"
-    folder.mkdir()
-    for number in range(64):
-        (folder / f"{number:02d}").write_bytes(os.urandom(1 << 20))
-    stream = stream_of(folder, plans.Sequential(batch_size=4))
-    with DaemonProcess("--memory", "64MiB") as daemon:
-        base = daemon.usage.memory_info().rss
-        datasets = [DaemonDataset(daemon.socket, stream, prefetch_batches=64) for _ in range(3)]
-        passes = [iter(dataset) for dataset in datasets]
-        for batches in passes:
-            next(batches)
-        wait_until(lambda: daemon.status()["memory"]["held_bytes"] > 30 << 20)
-        report = daemon.status()
-        assert report["memory"]["held_bytes"] <= 64 << 20
-        assert daemon.usage.memory_info().rss <= base + (64 << 20) + (16 << 20)
-        for dataset in datasets:
-            dataset.close()
