@@ -162,14 +162,12 @@ def listed(name: str, stored: StoredObject) -> list[tuple[str, int]] | None:
     """Return cleaned names and sizes of the files in an archive; None for an ordinary object.
 
     Raises:
-        Refused: If it is no archive though its name says so: AIStore does not list it then.
+        Refused: If it is no archive, or not a whole one, though its name says so.
     """
     kind = _by_extension(name)
     if kind is None:
         return None
     contents = _contents(stored, kind)
-    if contents.broken == _TRUNCATED:
-        return None
     if contents.broken:
         raise Refused(400, contents.broken)
     files = [member for member in contents.members if not member.is_dir]

@@ -170,55 +170,54 @@ def _question(call: Call, proxy: Proxy, bucket: Bucket) -> _Question:
 
 def _page(question: _Question, cluster: Cluster, bucket: Bucket) -> tuple[list[_Entry], str]:
     entries = _entries(question, cluster, bucket)
-    if question.flags & _ARCHIVES:
-        entries = _with_members(entries)
     if question.flags & _NO_RECURSION:
         entries = _folded(entries, question.prefix)
     page: list[_Entry] = []
+    last = question.after
     for entry in entries:
-        if entry.name <= question.after:
-            continue
+        if entry.name <= last:
+            continue  # on an earlier page, or a second copy
         page.append(entry)
+        last = entry.name
         if len(page) == question.page:
             # A full page has a token even if nothing comes after it.
-            return page, entry.name
+            return page, last
     return page, ""
 
 
 def _entries(question: _Question, cluster: Cluster, bucket: Bucket) -> Iterator[_Entry]:
+    """Yield what a list has, sorted, from about where it goes on."""
     real = cluster.resolve(bucket)
-    owners = cluster.owners
     after = question.after
     if question.flags & _NO_RECURSION or (question.flags & _ARCHIVES and question.uuid):
         # What comes after the token may lie in a folder or an archive that comes before it.
         # Without its id a list goes on at the next archive: the rest of the members is lost.
         after = ""
     if real.is_remote and not question.flags & (_CACHED | _ARCHIVES):
-        yield from _remote(question, cluster, real, after)
-        return
-    streams = [_slice(target, real, question.prefix, after) for target in owners]
-    last = None
-    for shown, name, target in merge(*streams, key=lambda found: found[0]):
-        stored = target.store.get(real, name)
-        assert stored is not None
-        if shown == last:
-            continue
-        last = shown
-        flags = _IS_CACHED
-        if cluster.has_moved and cluster.owner(real, name) is not target:
-            flags |= _MISPLACED
-        yield _Entry(shown, flags, len(stored.data), stored, target)
+        return _remote(question, cluster, real, after)
+    walks = [_walk(target, cluster, real, question.prefix, after) for target in cluster.owners]
+    if question.flags & _ARCHIVES:
+        walks = [_with_members(walk) for walk in walks]
+    return merge(*walks, key=lambda entry: entry.name)
 
 
-def _slice(
-    target: Target, bucket: Bucket, prefix: str, after: str
-) -> Iterator[tuple[str, str, Target]]:
+def _walk(
+    target: Target, cluster: Cluster, bucket: Bucket, prefix: str, after: str
+) -> Iterator[_Entry]:
+    """Yield the objects of a target, sorted."""
     names, odd = target.store.shown(bucket)
     start = max(bisect_left(names, prefix), bisect_right(names, after))
     for index in range(start, len(names)):
-        if not names[index].startswith(prefix):
+        shown = names[index]
+        if not shown.startswith(prefix):
             return
-        yield names[index], odd.get(names[index], names[index]), target
+        name = odd.get(shown, shown)
+        stored = target.store.get(bucket, name)
+        assert stored is not None
+        flags = _IS_CACHED
+        if cluster.has_moved and cluster.owner(bucket, name) is not target:
+            flags |= _MISPLACED
+        yield _Entry(shown, flags, len(stored.data), stored, target)
 
 
 def _remote(question: _Question, cluster: Cluster, bucket: Bucket, after: str) -> Iterator[_Entry]:
@@ -234,15 +233,19 @@ def _remote(question: _Question, cluster: Cluster, bucket: Bucket, after: str) -
             yield _Entry(name, _IS_CACHED, len(stored.data), stored, target)
 
 
-def _with_members(entries: Iterator[_Entry]) -> Iterator[_Entry]:
+def _with_members(walk: Iterator[_Entry]) -> Iterator[_Entry]:
+    """Return a target's objects and what is in its archives, sorted.
+
+    An archive that cannot be read ends the walk: what comes after it on that target is not listed.
+    """
     found: list[_Entry] = []
-    for entry in entries:
+    for entry in walk:
+        found.append(entry)
         assert entry.stored is not None
         try:
             members = archives.listed(entry.name, entry.stored)
         except Refused:
-            continue
-        found.append(entry)
+            break
         if members is not None:
             entry.flags |= _IS_ARCHIVE
             flags = _IS_CACHED | _IN_ARCHIVE

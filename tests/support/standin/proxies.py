@@ -82,9 +82,9 @@ class Gateway:
         if call.method not in _OBJECT_METHODS:
             return not_allowed("DELETE, GET, HEAD, PATCH, POST, PUT")
         bucket, name = object_of(call)
+        self._cluster.check(bucket)
         if call.method != "HEAD":
             names.check_object_name(name)
-        self._cluster.check(bucket)
         return _redirect(call, proxy, self._cluster.owner(bucket, name), call.path)
 
     def _bucket(self, call: Call, proxy: Proxy) -> Reply:

@@ -276,6 +276,17 @@ def test_an_object_that_is_not_cached_comes_from_the_backend_and_then_is(ais: St
     assert names(listed(ais, "far?provider=aws", flags="1")) == ["x"]
 
 
+def test_an_unreadable_archive_ends_the_list_of_archives_on_its_target(ais: StandIn) -> None:
+    target = ais.targets[0]
+    shards = [f"s/{index:03}.tar" for index in range(40)]
+    empty = bytes(1024)
+    ais.put_many("b", dict.fromkeys(shards, empty))
+    own = [name for name in shards if ais.owner("b", name) is target]
+    ais.put("b", own[1], b"this is no archive" * 100)
+    assert names(listed(ais, prefix="s/")) == shards
+    assert names(listed(ais, prefix="s/", flags="8")) == sorted(set(shards) - set(own[2:]))
+
+
 def test_a_change_keeps_the_version_only_if_it_is_told_to(ais: StandIn) -> None:
     first = ais.stored("b", NAMES[0])
     ais.change("b", NAMES[0], b"second")
