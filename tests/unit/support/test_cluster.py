@@ -89,7 +89,7 @@ def test_a_variable_that_names_no_program_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HEADRACE_AISNODE", str(tmp_path / "missing"))
-    with pytest.raises(ClusterError, match="missing.*name one, or unset"):
+    with pytest.raises(ClusterError, match=r"missing.*name one, or unset"):
         find_aisnode()
 
 

@@ -59,8 +59,6 @@ class Cluster:
         self._expected: dict[str, Node] = {}
         self.serves_direct = direct
         """Whether targets are read without asking a proxy first."""
-        self.num_refreshes = 0
-        """Maps asked for so far."""
 
     @property
     def map(self) -> ClusterMap | None:
@@ -80,17 +78,24 @@ class Cluster:
             StoreUnavailableError: If no proxy gives one within the deadline.
             StoreAccessError: If the token is refused.
         """
-        if self._map is not None and self._clock() - self._asked_at <= max_age_s:
-            return self._map
-        async with self._lock:
-            if self._map is None or self._clock() - self._asked_at > max_age_s:
-                await self._ask()
-        assert self._map is not None
-        return self._map
+        return await self._since(self._clock() - max_age_s)
 
     async def refresh(self) -> ClusterMap:
-        """Return the map of this moment, because something went wrong with the one there is."""
+        """Return a map of about this moment, because something went wrong with the one there is."""
         return await self.current(FRESH_S)
+
+    async def after(self) -> ClusterMap:
+        """Return a map that is asked for after this call: what has happened before shows in it."""
+        return await self._since(self._clock())
+
+    async def _since(self, earliest: float) -> ClusterMap:
+        """Return a map that was asked for at some time or later; one question serves all askers."""
+        if self._map is None or self._asked_at < earliest:
+            async with self._lock:
+                if self._map is None or self._asked_at < earliest:
+                    await self._ask()
+        assert self._map is not None
+        return self._map
 
     async def keep_fresh(self) -> NoReturn:
         """Ask for the map again whenever it is stale and somebody reads; runs until cancelled.
@@ -107,9 +112,9 @@ class Cluster:
 
     async def _ask(self) -> None:
         what = "the cluster map"
+        asked_at = self._clock()
         answer = await self._client.ask("/v1/daemon?what=smap", what)
-        self._asked_at = self._clock()
-        self.num_refreshes += 1
+        self._asked_at = asked_at
         try:
             if isinstance(answer, Fault):
                 raise ValueError(str(answer))

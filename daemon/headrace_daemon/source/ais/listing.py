@@ -120,7 +120,7 @@ class Lister:
                 before = await self._whole()
                 with ManifestWriter(root) as writer:
                     await self._collect(bucket, source, writer, progress)
-                    after = await self._cluster.refresh()
+                    after = await self._cluster.after()
                     if (after.uuid, after.version) != (before.uuid, before.version):
                         raise _UnsureError("the cluster map has changed meanwhile")
                     if not writer.num_entries:
@@ -141,7 +141,7 @@ class Lister:
 
     async def _whole(self) -> ClusterMap:
         """Return the map of a cluster that is complete."""
-        current = await self._cluster.refresh()
+        current = await self._cluster.after()
         if self._cluster.missing:
             raise _UnsureError(self._cluster.explain_missing())
         return current

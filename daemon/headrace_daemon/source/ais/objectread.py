@@ -150,7 +150,10 @@ class ObjectRead:
         assert self._retry is not None
         try:
             async with asyncio.timeout(self._retry.left_s):
-                await self._ways.cluster.refresh()
+                if fault.kind is Kind.NODE:
+                    await self._ways.cluster.refresh()
+                else:  # whether it is to be believed must not be decided by an older map
+                    await self._ways.cluster.after()
         except TimeoutError:
             raise self._late(fault) from None
         except StoreUnavailableError as error:

@@ -1,0 +1,443 @@
+"""F1, F4: whatever a store does to a read, the bytes are right, or an error says what is wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+from typing import TYPE_CHECKING, Final
+
+import pytest
+
+from headrace.sources import Objects
+from headrace_daemon.errors import (
+    ObjectChangedError,
+    ObjectCorruptError,
+    ObjectMissingError,
+    ObjectUnreadableError,
+    SourceError,
+    SourceMissingError,
+    StoreAccessError,
+    StoreUnavailableError,
+)
+from headrace_daemon.source.ais.objectread import MAX_CORRUPT
+from headrace_daemon.source.ais.reader import WIDTH
+from tests.support.loops import LOOPS, run, until
+from tests.support.reading_ais import bucket, listed, open_store, values, wanted
+from tests.support.standin import (
+    BUSY,
+    DIRECT_DENIED,
+    TOO_MANY_REQUESTS,
+    UNAVAILABLE,
+    Change,
+    Corrupt,
+    Crash,
+    Cut,
+    Delay,
+    DropIdle,
+    Hangup,
+    Reset,
+    Slow,
+    Stall,
+    StandIn,
+    Status,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from headrace_daemon.source.ais.store import AisStore
+    from tests.support.loops import Loop
+    from tests.support.standin import Effect
+
+SIZE: Final = 100_000
+NAMES: Final = tuple(f"d{number % 3}/{number:03}" for number in range(20))
+OBJECTS: Final = {name: os.urandom(SIZE) for name in NAMES} | {"empty": b"", "é %/a+b": b"x"}
+ONE: Final = NAMES[7]
+SEED: Final = 2
+"""Of the requests that meet a fault: some of the first ones at any rate used here."""
+
+
+@pytest.fixture
+def ais() -> Iterator[StandIn]:
+    with StandIn(num_proxies=2) as ais:
+        ais.create_bucket("b")
+        ais.put_many("b", OBJECTS)
+        yield ais
+
+
+async def read_all(ais: StandIn, **options: object) -> AisStore:
+    """Read everything, compare it, and return the store for its counts."""
+    async with open_store(*ais.endpoints, **options) as store:  # type: ignore[arg-type]
+        requests = wanted(OBJECTS)
+        await store.reader(bucket("ais://b")).read(requests)
+        assert values(requests) == OBJECTS
+        return store
+
+
+async def read_one(ais: StandIn, name: str = ONE, **options: object) -> AisStore:
+    async with open_store(*ais.endpoints, **options) as store:  # type: ignore[arg-type]
+        requests = wanted(OBJECTS, [name])
+        await store.reader(bucket("ais://b")).read(requests)
+        assert values(requests) == {name: OBJECTS[name]}
+        return store
+
+
+def gets(ais: StandIn, name: str = ONE) -> list[str]:
+    """Return the ranges that were asked of targets for an object; "" for the whole."""
+    ports = {target.port for target in ais.targets}
+    return [
+        request.range
+        for request in ais.requests
+        if request.port in ports and request.method == "GET" and request.path.endswith(f"/{name}")
+    ]
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_every_object_comes_from_its_owner_in_one_exchange(ais: StandIn, loop: Loop) -> None:
+    run(read_all(ais), loop)
+    asked = [request for request in ais.requests if "/objects/" in request.path]
+    assert len(asked) == len(OBJECTS)
+    assert all(request.status == 200 for request in asked)
+    for target in ais.targets:  # connections are kept: as many as are read side by side at most
+        used = {request.connection for request in asked if request.port == target.port}
+        assert len(used) <= WIDTH
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_by_way_of_a_proxy_it_takes_two(ais: StandIn, loop: Loop) -> None:
+    run(read_all(ais, direct="off"), loop)
+    asked = [request.status for request in ais.requests if "/objects/" in request.path]
+    assert sorted(asked) == [200] * len(OBJECTS) + [301] * len(OBJECTS)
+
+
+# ---- what passes ---------------------------------------------------------------------------------
+
+_PASSING: Final[dict[str, Effect]] = {
+    "slow": Slow(2_000_000.0),
+    "late": Delay(0.05),
+    "no answer": Delay(None),
+    "stall at the first byte": Stall("first"),
+    "stall in the middle": Stall("middle"),
+    "stall at the last byte": Stall("last"),
+    "cut at the first byte": Cut("first"),
+    "cut in the middle": Cut("middle"),
+    "cut at the last byte": Cut("last"),
+    "reset before the answer": Reset(),
+    "reset at the first byte": Reset("first"),
+    "reset in the middle": Reset("middle"),
+    "reset at the last byte": Reset("last"),
+    "closed without an answer": Hangup(),
+    "429": TOO_MANY_REQUESTS,
+    "500": Status(500),
+    "502": Status(502),
+    "503": Status(503),
+    "503 without a body": UNAVAILABLE,
+    "504": Status(504),
+    "409": BUSY,
+    "404 once": Status(404, "ais://b/x does not exist", "ErrNotFound"),
+    "410 once": Status(410),
+    "a node behind it is down": Status(400, "dial tcp: connection refused", "ErrFailedTo"),
+    "direct reads denied": DIRECT_DENIED,
+    "a flipped byte at the start": Corrupt("first"),
+    "a flipped byte in the middle": Corrupt("middle"),
+    "a flipped byte at the end": Corrupt("last"),
+}
+
+
+@pytest.mark.parametrize("direct", ["auto", "off"])
+@pytest.mark.parametrize("what", _PASSING)
+def test_a_fault_that_passes_changes_nothing(ais: StandIn, what: str, direct: str) -> None:
+    if what == "direct reads denied" and direct == "off":
+        direct = "auto"  # what is asked by way of a proxy is not denied
+    fault = ais.fault(_PASSING[what], target="any", path=f"b/{ONE}", times=1)
+    store = run(read_one(ais, direct=direct, stall_s=0.2))
+    assert fault.fired == 1
+    is_slow = what in ("slow", "late")
+    assert len(gets(ais)) == (1 if is_slow else 2)
+    if what in ("closed without an answer", "reset before the answer"):
+        return  # as on a connection that was idle for too long: aiohttp tries a new one
+    assert store.counts.num_retries == (0 if is_slow else 1)
+    assert bool(store.counts.last_fault) is not is_slow
+
+
+@pytest.mark.parametrize("what", _PASSING)
+@pytest.mark.parametrize("rate", [0.1, 0.5])
+def test_faults_of_many_requests_change_nothing(ais: StandIn, what: str, rate: float) -> None:
+    direct = True if what == "direct reads denied" else None
+    fault = ais.fault(
+        _PASSING[what], target="any", path="b/*", direct=direct, times=40, rate=rate, seed=SEED
+    )
+    try:
+        run(read_all(ais, stall_s=0.2))
+    except ObjectMissingError:
+        # An object that the store denies three times is missing, as documented.
+        assert what in ("404 once", "410 once")
+    except ObjectCorruptError:
+        assert what.startswith("a flipped byte")
+    assert fault.fired > 0
+
+
+@pytest.mark.parametrize("effect", [Cut(30_000), Stall(30_000), Reset(30_000)], ids=str)
+def test_what_has_arrived_is_not_asked_for_again(ais: StandIn, effect: Effect) -> None:
+    ais.fault(effect, target="any", path=f"b/{ONE}", times=2)
+    run(read_one(ais, stall_s=0.2))
+    whole, *rest = gets(ais)
+    assert whole == ""
+    matches = [re.fullmatch(r"bytes=(\d+)-", asked) for asked in rest]
+    starts = [int(match[1]) for match in matches if match is not None]
+    if not isinstance(effect, Reset):  # which may take back what was on its way
+        assert starts == [30_000, 60_000]
+        assert sum(request.sent_bytes for request in ais.requests if ONE in request.path) == SIZE
+    assert 0 < starts[0] <= starts[-1] < SIZE
+
+
+def test_the_rest_of_another_object_is_not_taken(ais: StandIn) -> None:
+    new = os.urandom(SIZE)
+    ais.fault(Cut("middle"), target="any", path=f"b/{ONE}", times=1)
+    ais.fault(Change(new), target="any", path=f"b/{ONE}", times=1, direct=False)
+
+    async def main() -> dict[str, bytes]:
+        async with open_store(*ais.endpoints) as store:
+            requests = wanted(OBJECTS, [ONE])
+            await store.reader(bucket("ais://b")).read(requests)
+            return values(requests)
+
+    assert run(main()) == {ONE: new}, "all of one version, none of the other"
+
+
+def test_a_kept_connection_that_the_store_dropped_costs_no_retry(ais: StandIn) -> None:
+    ais.fault(DropIdle(reset=True), target="any", path="b/*", times=10)
+    store = run(read_all(ais))
+    assert store.counts.num_retries <= 10
+
+
+def test_connections_that_are_closed_after_each_answer_are_no_trouble() -> None:
+    with StandIn(idle_s=0.0) as ais:
+        ais.create_bucket("b")
+        ais.put_many("b", OBJECTS)
+        run(read_all(ais))
+
+
+# ---- what does not pass --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("effect", "kind", "told"),
+    [
+        (Status(404, "ais://b/x does not exist", "ErrNotFound"), ObjectMissingError, "not in the"),
+        (Status(410), ObjectMissingError, "answered 410"),
+        (Status(501, "no ETL", "ErrUnsupp"), ObjectUnreadableError, "501 (ErrUnsupp: no ETL)"),
+        (Status(507, "out of space"), ObjectUnreadableError, "507 (out of space)"),
+        (Status(400, "bad request"), ObjectUnreadableError, "400 (bad request)"),
+        (Status(403, "no permission"), StoreAccessError, "may not be read"),
+        (Status(503), StoreUnavailableError, "tried"),
+        (TOO_MANY_REQUESTS, StoreUnavailableError, "429"),
+        (Status(416), StoreUnavailableError, "416"),
+        (Hangup(), StoreUnavailableError, "closed the connection without an answer"),
+        (Cut("first"), StoreUnavailableError, "broke off in the middle"),
+        (Stall("middle"), StoreUnavailableError, "did not send anything for too long"),
+        (Corrupt(), ObjectCorruptError, f"arrived {MAX_CORRUPT} times"),
+    ],
+    ids=str,
+)
+def test_a_fault_that_stays_is_an_error_that_names_it(
+    ais: StandIn, effect: Effect, kind: type[SourceError], told: str
+) -> None:
+    ais.fault(effect, target="any", path=f"b/{ONE}", times=None)
+    with pytest.raises(kind) as raised:
+        run(read_one(ais, deadline_s=0.6, stall_s=0.1))
+    text = str(raised.value)
+    assert f"object ais://b/{ONE}" in text
+    assert told in text
+    assert any(target.id in text or str(target.port) in text for target in ais.targets)
+    num_asked = len(gets(ais))
+    assert num_asked <= 12, "bounded"
+
+
+def test_a_bucket_that_is_gone_is_an_error_that_names_it(ais: StandIn) -> None:
+    async def main() -> None:
+        async with open_store(ais.endpoint) as store:
+            await store.reader(bucket("ais://nope")).read(wanted(OBJECTS, [ONE]))
+
+    with pytest.raises(SourceMissingError, match="bucket ais://nope does not exist"):
+        run(main())
+
+
+def test_one_bad_object_fails_its_group_and_nothing_writes_any_more(ais: StandIn) -> None:
+    ais.fault(Status(507), target="any", path=f"b/{ONE}", times=None)
+    with pytest.raises(ObjectUnreadableError):
+        run(read_all(ais))
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_cancelled_read_stops_writing(ais: StandIn, loop: Loop) -> None:
+    ais.fault(Stall("middle"), target="any", times=None)
+
+    async def main() -> None:
+        async with open_store(ais.endpoint, stall_s=60.0) as store:
+            requests = wanted(OBJECTS, NAMES)
+            async with asyncio.TaskGroup() as tasks:
+                reading = tasks.create_task(store.reader(bucket("ais://b")).read(requests))
+                await until(lambda: any(any(request.target) for request in requests))
+                reading.cancel()
+            for request in requests:
+                request.target[:] = bytes(SIZE)
+                request.target.release()
+
+    run(main(), loop)
+
+
+# ---- changed objects -----------------------------------------------------------------------------
+
+
+async def list_and_read(ais: StandIn, tmp_path: Path, change: Effect | None = None) -> None:
+    async with open_store(ais.endpoint) as store:
+        manifest = await store.list_objects(Objects("ais://b"), tmp_path)
+        requests = listed(manifest)
+        if change is not None:
+            ais.fault(change, target="any", path=f"b/{ONE}", times=1)
+        await store.reader(bucket("ais://b")).read(requests)
+        assert values(requests) == {name: OBJECTS[name] for name in sorted(OBJECTS)}
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (Change(b"short"), "has 5 bytes"),
+        (Change(bytes(SIZE)), "has checksum"),
+        (Change(bytes(SIZE), keep_version=True), "has checksum"),
+    ],
+    ids=["another size", "other bytes", "other bytes under the same version"],
+)
+def test_an_object_that_changed_after_the_listing_is_noticed(
+    ais: StandIn, tmp_path: Path, change: Effect, told: str
+) -> None:
+    with pytest.raises(ObjectChangedError) as raised:
+        run(list_and_read(ais, tmp_path, change))
+    assert f"object ais://b/{ONE}" in str(raised.value)
+    assert told in str(raised.value)
+    assert "index --refresh" in str(raised.value)
+
+
+def test_the_same_bytes_stored_again_are_no_change(ais: StandIn, tmp_path: Path) -> None:
+    run(list_and_read(ais, tmp_path, Change(OBJECTS[ONE])))
+
+
+# ---- nodes ---------------------------------------------------------------------------------------
+
+
+def test_a_target_that_is_away_for_a_moment_is_waited_for(ais: StandIn) -> None:
+    ais.fault(Crash("middle"), target="any", path=f"b/{ONE}", times=1)
+    owner = ais.owner("b", ONE)
+    brought_back = ais.fault(Delay(0.0), proxy="any", path="/v1/daemon*", times=None)
+
+    async def main() -> None:
+        async with asyncio.TaskGroup() as tasks:
+            reading = tasks.create_task(read_all(ais))
+            await until(lambda: brought_back.fired == 2)  # the map was asked for anew
+            await asyncio.to_thread(owner.start)
+            await reading
+
+    run(main())
+    assert ais.requests
+
+
+def test_an_object_of_a_target_that_left_the_map_is_not_called_missing(ais: StandIn) -> None:
+    owner = ais.owner("b", ONE)
+
+    async def main() -> None:
+        async with open_store(ais.endpoint, deadline_s=1.0) as store:
+            await store.cluster.current()
+            owner.stop()
+            ais.remove_from_map(owner)
+            await store.reader(bucket("ais://b")).read(wanted(OBJECTS, [ONE]))
+
+    with pytest.raises(StoreUnavailableError) as raised:
+        run(main())
+    assert f"object ais://b/{ONE}" in str(raised.value)
+    assert "bring the target back" in str(raised.value)
+    assert owner.id in str(raised.value)
+
+
+def test_an_object_of_a_target_that_comes_back_is_read(ais: StandIn) -> None:
+    owner = ais.owner("b", ONE)
+
+    async def main() -> None:
+        async with open_store(ais.endpoint) as store:
+            await store.cluster.current()
+            owner.stop()
+            ais.remove_from_map(owner)
+            requests = wanted(OBJECTS, [ONE])
+            async with asyncio.TaskGroup() as tasks:
+                reading = tasks.create_task(store.reader(bucket("ais://b")).read(requests))
+                await until(lambda: store.cluster.missing)
+
+                def back() -> None:
+                    owner.start()
+                    ais.return_to_map(owner)
+
+                await asyncio.to_thread(back)
+                await reading
+            assert values(requests) == {ONE: OBJECTS[ONE]}
+
+    run(main())
+
+
+def test_a_new_target_takes_over_without_a_word(ais: StandIn) -> None:
+    async def main() -> None:
+        async with open_store(ais.endpoint) as store:
+            await store.cluster.current()
+            ais.add_target()
+            ais.rebalance()
+            requests = wanted(OBJECTS)
+            await store.reader(bucket("ais://b")).read(requests)
+            assert values(requests) == OBJECTS
+
+    run(main())
+
+
+def test_another_proxy_answers_when_the_first_is_down(ais: StandIn) -> None:
+    ais.proxies[0].stop()
+    run(read_all(ais))
+    run(read_all(ais, direct="off"))
+
+
+def test_a_store_that_is_down_is_an_error_within_the_deadline(ais: StandIn) -> None:
+    for node in (*ais.proxies, *ais.targets):
+        node.stop()
+    with pytest.raises(StoreUnavailableError) as raised:
+        run(read_all(ais, deadline_s=0.5))
+    assert "[store] deadline_s" in str(raised.value)
+    assert ais.endpoint in str(raised.value)
+
+
+# ---- rights --------------------------------------------------------------------------------------
+
+
+def test_a_token_goes_to_proxies_only_and_is_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "token"
+    path.write_text('{"token": "old"}\n')
+    with StandIn(token="old") as ais:
+        ais.create_bucket("b")
+        ais.put_many("b", OBJECTS)
+
+        async def main() -> None:
+            async with open_store(ais.endpoint, token_file=str(path)) as store:
+                reader = store.reader(bucket("ais://b"))
+                first = wanted(OBJECTS, NAMES[:5])
+                await reader.read(first)
+                assert not store.cluster.serves_direct, "the targets do not serve clients"
+                ais.set_token("new")
+                path.write_text("new")
+                second = wanted(OBJECTS, NAMES[5:])
+                await reader.read(second)
+                assert values(first) | values(second) == {name: OBJECTS[name] for name in NAMES}
+                ais.set_token("newest")
+                with pytest.raises(StoreAccessError) as raised:
+                    await reader.read(wanted(OBJECTS, [ONE]))
+                assert str(path) in str(raised.value)
+                assert "old" not in str(raised.value)
+
+        run(main())
