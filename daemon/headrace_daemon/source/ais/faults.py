@@ -131,7 +131,7 @@ def of_exception(error: BaseException, where: str) -> Fault:
         case aiohttp.ClientPayloadError():
             words = "broke off in the middle of an answer"
         case _:
-            words = f"broke off ({error or type(error).__name__})"
+            words = f"broke off ({str(error) or type(error).__name__})"
     return Fault(Kind.NODE, words, where)
 
 

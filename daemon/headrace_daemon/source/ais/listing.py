@@ -44,6 +44,9 @@ logger = logging.getLogger(__name__)
 
 _PROPS: Final = "name,size,checksum,version"
 
+PAGE_OBJECTS: Final = 0
+"""Objects of a page; 0 leaves it to the store: 10,000, or what a provider gives."""
+
 _MAY_LACK: Final = 1
 """Flag of a page: targets are moving objects, and it may be incomplete."""
 
@@ -178,6 +181,7 @@ class Lister:
             "prefix": bucket.prefix,
             "props": _PROPS,
             "continuation_token": token,
+            "pagesize": PAGE_OBJECTS,
             "flags": "0",
         }
         what = f"the list of {bucket.uri}"

@@ -1,0 +1,298 @@
+"""Listings: names and sizes as the store has them, whole or not at all."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import TYPE_CHECKING, Final
+
+import pytest
+
+from headrace.sources import Objects
+from headrace_daemon.errors import (
+    ObjectUnreadableError,
+    SourceError,
+    SourceMissingError,
+    StoreUnavailableError,
+)
+from headrace_daemon.source.ais import listing as module
+from tests.support.loops import LOOPS, run, until
+from tests.support.reading_ais import open_store
+from tests.support.standin import (
+    LIST_FAILED,
+    UNAVAILABLE,
+    Cut,
+    Delay,
+    Hangup,
+    Reset,
+    Stall,
+    StandIn,
+    Status,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from headrace.manifest import Manifest
+    from tests.support.loops import Loop
+    from tests.support.standin import Effect
+
+NUM: Final = 2500
+PAGE: Final = 1000
+OBJECTS: Final = {f"a/{number:04}.bin": bytes(number % 7) for number in range(NUM)}
+
+
+@pytest.fixture
+def ais() -> Iterator[StandIn]:
+    with StandIn(num_proxies=2) as ais:
+        ais.create_bucket("b")
+        ais.put_many("b", OBJECTS)
+        yield ais
+
+
+@pytest.fixture(autouse=True)
+def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PAGE_OBJECTS", PAGE)
+
+
+async def list_it(
+    ais: StandIn, root: Path, source: Objects | None = None, deadline_s: float = 10.0
+) -> Manifest:
+    async with open_store(*ais.endpoints, deadline_s=deadline_s) as store:
+        return await store.list_objects(source or Objects("ais://b"), root)
+
+
+def entries(manifest: Manifest) -> dict[str, int]:
+    return {manifest[index].name: manifest[index].size for index in range(len(manifest))}
+
+
+def sizes(objects: dict[str, bytes]) -> dict[str, int]:
+    return {name: len(objects[name]) for name in sorted(objects, key=str.encode)}
+
+
+def lists(ais: StandIn) -> int:
+    return sum(request.path.startswith("/v1/buckets/") for request in ais.requests)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_bucket_becomes_a_manifest_page_by_page(ais: StandIn, tmp_path: Path, loop: Loop) -> None:
+    told: list[int] = []
+
+    async def main() -> Manifest:
+        async with open_store(ais.endpoint) as store:
+            return await store.list_objects(Objects("ais://b"), tmp_path, told.append)
+
+    manifest = run(main(), loop)
+    assert list(entries(manifest).items()) == list(sizes(OBJECTS).items())
+    assert told == [1000, 2000, 2500]
+    assert manifest.checksums is not None
+    assert manifest.versions is not None
+    for index, name in enumerate(sorted(OBJECTS)):
+        stored = ais.stored("b", name)
+        assert manifest.checksums[index].decode() == stored.checksum
+        assert manifest.versions[index].decode() == stored.version
+    assert os.listdir(tmp_path) == [manifest.digest]
+
+
+def test_the_digest_follows_the_content_and_not_the_version(ais: StandIn, tmp_path: Path) -> None:
+    before = run(list_it(ais, tmp_path))
+    assert before.versions is not None
+    ais.put("b", "a/0003.bin", OBJECTS["a/0003.bin"])
+    again = run(list_it(ais, tmp_path))
+    assert again.digest == before.digest
+    assert again.versions is not None
+    assert [int(version) for version in again.versions[2:5]] == [1, 2, 1], "the newest ones"
+    ais.put("b", "a/0003.bin", b"xyz")
+    assert run(list_it(ais, tmp_path)).digest != before.digest
+
+
+@pytest.mark.parametrize(
+    ("source", "names"),
+    [
+        (Objects("ais://b/a/000"), [f"a/{number:04}.bin" for number in range(10)]),
+        (Objects("ais://b/a/", suffix=("9.bin",)), [n for n in OBJECTS if n.endswith("9.bin")]),
+        (Objects("ais://b", recursive=False), ["top"]),
+        (Objects("ais://b/a/", recursive=False), list(OBJECTS)),
+        (Objects("ais://b/é %"), ['é %/+?#&"x']),
+    ],
+    ids=str,
+)
+def test_a_source_takes_what_it_says(
+    ais: StandIn, tmp_path: Path, source: Objects, names: list[str]
+) -> None:
+    ais.put_many("b", {"top": b"1", 'é %/+?#&"x': b"22"})
+    assert list(entries(run(list_it(ais, tmp_path, source)))) == names
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        (Objects("ais://empty"), "bucket ais://empty has no object: a stream needs at least one"),
+        (Objects("ais://b/zz"), "bucket ais://b has no object whose name begins with 'zz'"),
+        (Objects("ais://b", suffix=".jpg"), "whose name ends with .jpg"),
+        (Objects("ais://b", recursive=False), "has no '/' after the prefix"),
+        (Objects("ais://nope"), "bucket ais://nope does not exist"),
+        (Objects("s3://nope"), "bucket s3://nope"),
+        (Objects("ais://b/x/../y"), "invalid prefix"),
+    ],
+    ids=str,
+)
+def test_what_has_no_objects_is_said(
+    ais: StandIn, tmp_path: Path, source: Objects, told: str
+) -> None:
+    ais.create_bucket("empty")
+    with pytest.raises(SourceError) as raised:
+        run(list_it(ais, tmp_path, source))
+    assert told in str(raised.value)
+    assert os.listdir(tmp_path) == [], "nothing is left behind"
+
+
+_PASSING: Final[dict[str, Effect]] = {
+    "late": Delay(0.05),
+    "closed": Hangup(),
+    "reset": Reset(),
+    "cut in the middle": Cut("middle"),
+    "cut at the last byte": Cut("last"),
+    "a target is down": LIST_FAILED,
+    "503": Status(503),
+    "503 without a body": UNAVAILABLE,
+    "500": Status(500),
+    "429": Status(429),
+    "the listing is forgotten": Status(400, "invalid UUID", "ErrInvalidUUID"),
+}
+
+
+@pytest.mark.parametrize("what", _PASSING)
+def test_a_fault_in_any_page_changes_nothing(ais: StandIn, tmp_path: Path, what: str) -> None:
+    truth = run(list_it(ais, tmp_path)).digest
+    for page in range(3):
+        ais.forget_requests()
+        seen = 0
+
+        async def main(page: int = page) -> Manifest:
+            async with open_store(*ais.endpoints) as store:
+
+                def progress(found: int) -> None:
+                    nonlocal seen
+                    seen += 1
+                    if seen == page:
+                        ais.fault(_PASSING[what], proxy="any", path="/v1/buckets/*", times=1)
+
+                if page == 0 and what != "the listing is forgotten":
+                    ais.fault(_PASSING[what], proxy="any", path="/v1/buckets/*", times=1)
+                return await store.list_objects(Objects("ais://b"), tmp_path, progress)
+
+        assert run(main()).digest == truth
+        # A page is asked for again, of a proxy that may not know the listing; not all pages are.
+        assert lists(ais) <= 5
+
+
+def test_a_target_that_died_makes_no_short_list(ais: StandIn, tmp_path: Path) -> None:
+    truth = run(list_it(ais, tmp_path))
+    dead = ais.targets[1]
+
+    async def main() -> Manifest:
+        async with open_store(ais.endpoint) as store:
+            await store.cluster.current()
+            dead.stop()
+            ais.remove_from_map(dead)
+            async with asyncio.TaskGroup() as tasks:
+                listing = tasks.create_task(store.list_objects(Objects("ais://b"), tmp_path))
+                await until(lambda: store.cluster.missing)
+
+                def back() -> None:
+                    dead.start()
+                    ais.return_to_map(dead)
+
+                await asyncio.to_thread(back)
+            return listing.result()
+
+    assert run(main()).digest == truth.digest
+
+
+def test_a_target_that_leaves_during_a_listing_makes_no_short_list(
+    ais: StandIn, tmp_path: Path
+) -> None:
+    dead = ais.targets[1]
+
+    async def main() -> None:
+        async with open_store(ais.endpoint, deadline_s=1.0) as store:
+
+            def progress(found: int) -> None:
+                if found == PAGE and dead.is_up:
+                    dead.stop()
+                    ais.remove_from_map(dead)
+
+            await store.list_objects(Objects("ais://b"), tmp_path, progress)
+
+    with pytest.raises(StoreUnavailableError) as raised:
+        run(main())
+    assert "ais://b/ cannot be listed as a whole" in str(raised.value)
+    assert dead.id in str(raised.value)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_target_that_left_in_order_is_not_missed(ais: StandIn, tmp_path: Path) -> None:
+    from tests.support.standin import MAINTENANCE
+
+    async def main() -> Manifest:
+        async with open_store(ais.endpoint) as store:
+            await store.cluster.current()
+            ais.set_flags(ais.targets[0], MAINTENANCE)
+            ais.rebalance()
+            await store.cluster.after()
+            ais.remove_from_map(ais.targets[0])
+            return await store.list_objects(Objects("ais://b"), tmp_path)
+
+    assert entries(run(main())) == sizes(OBJECTS)
+
+
+def test_a_list_that_may_lack_objects_is_waited_for(ais: StandIn, tmp_path: Path) -> None:
+    ais.set_rebalancing(True)
+    with pytest.raises(StoreUnavailableError, match="may lack objects"):
+        run(list_it(ais, tmp_path, deadline_s=0.3))
+    ais.set_rebalancing(False)
+    assert len(run(list_it(ais, tmp_path))) == NUM
+
+
+def test_a_store_that_stalls_is_an_error_within_the_deadline(
+    ais: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("headrace_daemon.source.ais.client.PAGE_STALL_S", 0.1)
+    ais.fault(Stall("middle"), proxy="any", path="/v1/buckets/*", times=None)
+    with pytest.raises(StoreUnavailableError) as raised:
+        run(list_it(ais, tmp_path, deadline_s=0.5))
+    assert "the list of ais://b/" in str(raised.value)
+    assert "did not send anything for too long" in str(raised.value)
+
+
+def test_what_is_no_page_is_refused(ais: StandIn, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with open_store(ais.endpoint) as store:
+            store.client.ask = answer  # type: ignore[method-assign, assignment]
+            await store._lister._page(bucket, "", "")
+
+    async def answer(*_: object, **__: object) -> object:
+        return Answer({}, b"<html>")
+
+    from headrace.buckets import Bucket
+    from headrace_daemon.source.ais.client import Answer
+
+    bucket = Bucket.parse("ais://b")
+    with pytest.raises(ObjectUnreadableError, match="is no page"):
+        run(main())
+
+
+def test_an_endpoint_that_is_no_store_is_said(tmp_path: Path) -> None:
+    with StandIn() as ais:
+        # A target answers the map too, so ask something that nobody has.
+        ais.fault(Status(200, is_empty=True), proxy="any", path="/v1/daemon*", times=None)
+        with pytest.raises(StoreUnavailableError, match="does not answer as an AIStore proxy does"):
+            run(list_it(ais, tmp_path))
+
+
+def test_a_bucket_is_missing_only_once(ais: StandIn, tmp_path: Path) -> None:
+    with pytest.raises(SourceMissingError):
+        run(list_it(ais, tmp_path, Objects("ais://nope")))
+    assert lists(ais) == 1
