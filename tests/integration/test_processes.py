@@ -284,17 +284,19 @@ def test_a_private_daemon_that_dies_is_started_again(
     stream: Stream, temporary: Path, number: signal.Signals
 ) -> None:
     dataset = DaemonDataset.local(stream, prefetch_batches=1)
-    ledger, seen = Ledger(), set()
+    ledger = Ledger()
+    seen: set[int] = set()
     for batch in dataset:
         ledger.record(batch)
         assert dataset._private is not None
-        process = dataset._private._process
-        if process is not None and process.poll() is None:  # it is back
+        with dataset._private._lock:  # held until one that is being started listens
+            process = dataset._private._process
+        if process is not None and process.poll() is None and len(seen) < 3:  # it is back
             seen.add(process.pid)
             process.send_signal(number)
             process.wait(DEADLINE_S)
     assert ledger.difference(expected(stream)) is None
-    assert len(seen) >= 2
+    assert len(seen) == 3
     dataset.close()
     assert list(temporary.iterdir()) == []
 
