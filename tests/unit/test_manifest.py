@@ -9,7 +9,7 @@ import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -356,3 +356,64 @@ def test_a_manifest_can_be_held_weakly_and_frees_its_files(tmp_path: Path) -> No
     loaded = None
     gc.collect()
     assert seen() is None
+
+
+# --- Checksums and versions -----------------------------------------------------------------------
+
+
+def stored(checksums: list[bytes], versions: list[bytes]) -> Manifest:
+    plain = build(FEW)
+    return Manifest(
+        plain.sizes,
+        plain.offsets,
+        plain.names,
+        np.array(checksums, dtype=np.bytes_),
+        np.array(versions, dtype=np.bytes_),
+    )
+
+
+def test_checksums_belong_to_the_digest_and_versions_do_not() -> None:
+    one = stored([b"x", b"y", b""], [b"1", b"1", b"1"])
+    assert one.digest != build(FEW).digest
+    assert one.digest == stored([b"x", b"y", b""], [b"2", b"", b"3"]).digest
+    assert one.digest != stored([b"x", b"z", b""], [b"1", b"1", b"1"]).digest
+    # A move of bytes from one row to the next is another content.
+    assert (
+        stored([b"xy", b"", b""], [b""] * 3).digest != stored([b"x", b"y", b""], [b""] * 3).digest
+    )
+
+
+def test_checksums_and_versions_come_back_from_files(tmp_path: Path) -> None:
+    manifest = stored([b"x", b"yy", b""], [b"1", b"", b"12"])
+    manifest.save(tmp_path)
+    loaded = Manifest.load(tmp_path, manifest.digest)
+    indices = np.array([2, 1], dtype=np.uint64)
+    assert loaded.checksums_of(indices) == [b"", b"yy"]
+    assert loaded.versions_of(indices) == [b"12", b""]
+    assert build(FEW).checksums_of(indices) == build(FEW).versions_of(indices) == [b"", b""]
+
+
+@pytest.mark.parametrize("column", ["checksums", "versions"])
+def test_a_column_of_another_kind_or_length_is_refused(tmp_path: Path, column: str) -> None:
+    manifest = stored([b"x", b"y", b"z"], [b"1", b"1", b"1"])
+    folder = manifest.save(tmp_path)
+    wrong: list[Any] = [np.zeros(3, dtype=np.int64), np.array([b"x"], dtype=np.bytes_)]
+    for values in wrong:
+        np.save(folder / f"{column}.npy", values)
+        assert_refused(tmp_path, manifest.digest)
+
+
+def test_newer_versions_of_the_same_data_replace_the_older_ones(tmp_path: Path) -> None:
+    stored([b"x", b"y", b"z"], [b"1", b"1", b"1"]).save(tmp_path)
+    newer = stored([b"x", b"y", b"z"], [b"1", b"2", b"1"])
+    folder = newer.save(tmp_path)
+    loaded = Manifest.load(tmp_path, newer.digest)
+    assert loaded.versions_of(np.array([1], dtype=np.uint64)) == [b"2"]
+    assert not [name for name in os.listdir(folder) if name.startswith(".")]
+
+
+def test_a_comparison_says_which_checksums_differ() -> None:
+    old = stored([b"x", b"y", b""], [b""] * 3)
+    new = stored([b"x", b"z", b"w"], [b""] * 3)
+    assert compare(old, new) == ([], [], [FEW[1][0]]), "an unknown one says nothing"
+    assert compare(old, build(FEW)) == ([], [], [])
