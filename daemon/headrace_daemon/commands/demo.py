@@ -12,6 +12,8 @@ from ..demo.errors import DemoError
 from ..demo.screen import Screen
 from ..demo.signals import Stopped
 from ..errors import SettingsError
+from ..settings import StoreSettings
+from ..source.ais.access import Access
 
 if TYPE_CHECKING:
     import argparse
@@ -30,7 +32,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--keep",
         action="store_true",
-        help="keep the folder with the data, the checkpoint, the ledgers and the logs",
+        help="keep the folder with the data, the checkpoint, the ledgers and the logs; with "
+        "--endpoint, the bucket too",
+    )
+    parser.add_argument(
+        "--endpoint",
+        metavar="URL",
+        help="run it on the AIStore cluster with this proxy (http://host:port), in a bucket that "
+        "is made for it and removed at the end",
     )
 
 
@@ -41,9 +50,20 @@ def run(options: argparse.Namespace) -> int:
     for name in ("torch", "sklearn"):  # what its processes need beside what this one does
         if importlib.util.find_spec(name) is None:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+    if options.endpoint == "":
+        raise SettingsError(
+            "--endpoint is empty: write the address of a proxy, such as http://10.0.0.1:51080"
+        )
+    if options.endpoint is not None:
+        Access(StoreSettings(endpoints=(options.endpoint,)), origin="--endpoint")  # is it one?
     screen = Screen(Console(highlight=False))
     try:
-        demo.run(screen, epochs=options.epochs, keep=options.keep)
+        demo.run(
+            screen,
+            epochs=options.epochs,
+            keep=options.keep,
+            endpoint=options.endpoint or "",
+        )
     except Stopped as stop:
         files = "kept" if options.keep else "removed"
         print_error = Console(stderr=True, highlight=False, soft_wrap=True).print

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 from headrace.client import Channel, ConnectionLostError, Retry
 from headrace.private import START_S
@@ -22,9 +22,11 @@ from . import files, reports, signals
 from .errors import DemoError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
     from types import TracebackType
+
+    from .reports import Report
 
 SILENCE_S: Final = 120.0
 """How long a process may report nothing, seconds: loading torch from a slow disk, or waiting for
@@ -32,6 +34,8 @@ the daemon until its own deadline."""
 
 _STOP_S: Final = 1.0
 _LOG_TAIL_BYTES: Final = 2000
+
+_R = TypeVar("_R", bound=reports.Report)
 
 
 class Child:
@@ -43,15 +47,18 @@ class Child:
         name: What it is, for errors and for the name of its log.
         folder: That of the demo; its log and its temporary files are there.
         arguments: What follows ``python -m`` on its command line.
+        environ: Variables for it beside those of this process.
     """
 
     # As for `subprocess.Popen`; None for the log.
     _stdout: int | None = None
 
-    def __init__(self, name: str, folder: Path, *arguments: str) -> None:
+    def __init__(
+        self, name: str, folder: Path, *arguments: str, environ: Mapping[str, str]
+    ) -> None:
         self.name = name
         self._command = [sys.executable, "-m", *arguments]
-        self._environ = {**os.environ, "TMPDIR": str(folder / files.SCRATCH)}
+        self._environ = {**os.environ, **environ, "TMPDIR": str(folder / files.SCRATCH)}
         self._log_path = folder / f"{name}.log"
         # None before the first start.
         self._process: subprocess.Popen[bytes] | None = None
@@ -105,7 +112,10 @@ class Child:
     def explain_end(self) -> str:
         """Return in words how the process ended, if it should not have."""
         status = self._started.wait()
-        log = self._log_path.read_bytes()[-_LOG_TAIL_BYTES:].decode(errors="replace").strip()
+        try:
+            log = self._log_path.read_bytes()[-_LOG_TAIL_BYTES:].decode(errors="replace").strip()
+        except FileNotFoundError:
+            log = ""  # the daemon has ended, and has removed its folder
         end = f"; the end of its log:\n{log}" if log else ", and its log is empty"
         return f"the {self.name} ended early with status {status}{end}"
 
@@ -129,11 +139,12 @@ class DaemonProcess(Child):
     Args:
         folder: That of the demo.
         private: Where its socket and its state are; everything in it is removed at the end.
+        environ: See `Child`.
     """
 
-    def __init__(self, folder: Path, private: Path) -> None:
+    def __init__(self, folder: Path, private: Path, environ: Mapping[str, str]) -> None:
         arguments = ("headrace_daemon", "serve", "--private", str(private), "--memory", "64MiB")
-        super().__init__("daemon", folder, *arguments)
+        super().__init__("daemon", folder, *arguments, environ=environ)
         self.socket = str(private / "headrace.sock")
         """Path of its socket."""
 
@@ -156,12 +167,21 @@ class DaemonProcess(Child):
 
 
 class ReportingChild(Child):
-    """A process of this package that takes permits and reports (see `lifeline`)."""
+    """A process of this package that takes permits and reports (see `lifeline`).
+
+    Args:
+        name: Of its module.
+        folder: That of the demo.
+        arguments: For its command line.
+        environ: See `Child`.
+    """
 
     _stdout = subprocess.PIPE
 
-    def __init__(self, name: str, folder: Path, *arguments: str) -> None:
-        super().__init__(name, folder, f"{__package__}.{name}", str(folder), *arguments)
+    def __init__(
+        self, name: str, folder: Path, *arguments: str, environ: Mapping[str, str]
+    ) -> None:
+        super().__init__(name, folder, f"{__package__}.{name}", *arguments, environ=environ)
 
     def permit(self, count: int = 1) -> None:
         """Grant it so many permits more."""
@@ -169,8 +189,11 @@ class ReportingChild(Child):
         with contextlib.suppress(BrokenPipeError):  # it has ended; its reports say how
             os.write(self._started.stdin.fileno(), bytes(count))
 
-    def reports(self) -> Iterator[reports.AnyReport]:
+    def reports(self, silence_s: float = SILENCE_S) -> Iterator[reports.AnyReport]:
         """Yield what it reports, until it has ended or was killed.
+
+        Args:
+            silence_s: How long it may report nothing, seconds.
 
         Raises:
             DemoError: If it says nothing for too long.
@@ -179,13 +202,30 @@ class ReportingChild(Child):
         pipe = self._started.stdout.fileno()
         rest = b""
         while True:
-            if not select.select([pipe], [], [], SILENCE_S)[0]:
-                raise DemoError(f"the {self.name} has said nothing for {SILENCE_S:g} s")
+            if not select.select([pipe], [], [], silence_s)[0]:
+                raise DemoError(f"the {self.name} has said nothing for {silence_s:g} s")
             data = os.read(pipe, 1 << 16)
             if not data:
                 return
             *lines, rest = (rest + data).split(b"\n")
             yield from map(reports.decode, lines)
+
+    def expect(self, kind: type[_R], said: Iterator[Report]) -> _R:
+        """Return the next of its reports, which is of a kind.
+
+        Args:
+            kind: The class of the report.
+            said: What `reports` has returned.
+
+        Raises:
+            DemoError: If it has failed instead.
+        """
+        report = next(said, None)
+        if isinstance(report, reports.Failed):
+            raise DemoError(report.text)
+        if not isinstance(report, kind):
+            raise DemoError(self.explain_end())
+        return report
 
     def close(self) -> None:
         """Kill the process, which has nothing to tidy up, unless it has ended."""

@@ -1,6 +1,6 @@
-"""The data of the demo: the handwritten digits inside scikit-learn, one file per image.
+"""The data of the demo: the handwritten digits inside scikit-learn, one file or object per image.
 
-A file is a binary PGM of 8 × 8 pixels with values 0..16, in a folder named by its label:
+Each is a binary PGM of 8 × 8 pixels with values 0..16, and its folder is its label:
 ``train/7/0123.pgm``.  Which images are for testing never changes.
 """
 
@@ -17,7 +17,7 @@ from headrace import Objects, Stream, plans
 from . import files
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -34,27 +34,33 @@ _TEST_EVERY: Final = 5
 _HEADER: Final = re.compile(rb"P5\s(\d+)\s(\d+)\s\d+\s")
 
 
-def write(folder: Path) -> tuple[int, int]:
-    """Write all images below a folder, some to train on and some to test on.
+def images() -> dict[str, bytes]:
+    """Return all images by name: ``train/7/0123.pgm``, or ``test/…`` for those to test on.
 
     Every fifth image is for testing: neighbours in the set are by the same hand.
-
-    Returns:
-        The number of images to train on, and to test on.
     """
     # Here, because the processes that only read do not need it; it takes seconds to import.
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    counts = {files.TRAIN: 0, files.TEST: 0}
-    for split in counts:
-        for label in range(10):
-            (folder / split / str(label)).mkdir(parents=True)
+    found = {}
     for index, (image, label) in enumerate(zip(digits.images, digits.target, strict=True)):
         split = files.TEST if index % _TEST_EVERY == _TEST_EVERY - 1 else files.TRAIN
-        counts[split] += 1
-        (folder / split / str(label) / f"{index:04}.pgm").write_bytes(encode(image))
-    return counts[files.TRAIN], counts[files.TEST]
+        found[f"{split}/{label}/{index:04}.pgm"] = encode(image)
+    return found
+
+
+def write(folder: Path, images: Mapping[str, bytes]) -> None:
+    """Write images as files below a folder.
+
+    Args:
+        folder: Is there.
+        images: By their names below it.
+    """
+    for name, value in images.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(value)
 
 
 def encode(image: NDArray[Any]) -> bytes:
@@ -64,17 +70,18 @@ def encode(image: NDArray[Any]) -> bytes:
 
 
 def decode(name: str, value: bytes) -> tuple[torch.Tensor, int]:
-    """Return a file as an image, u8[1, height, width], and its label.
+    """Return a file or object as an image, u8[1, height, width], and its label.
 
     Args:
-        name: Path below one of the two folders; it begins with the label.
-        value: The bytes of the file.
+        name: Of a file below one of the two folders, or of an object in the bucket; its folder is
+            the label.
+        value: Its bytes.
     """
     header = _HEADER.match(value)
     assert header is not None, name
     pixels = np.frombuffer(value, np.uint8, offset=header.end())
     image = torch.from_numpy(pixels.reshape(1, int(header[2]), int(header[1])).copy())
-    return image, int(name.partition("/")[0])
+    return image, int(name.split("/")[-2])
 
 
 def collate(samples: Iterable[tuple[torch.Tensor, int]]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -88,13 +95,19 @@ def tensors(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     return collate(decode(name, value) for name, value in batch)
 
 
-def training_stream(folder: Path) -> Stream:
-    """Return what the trainer reads: another order in each epoch."""
-    source = Objects(str(folder / files.TRAIN), suffix=".pgm")
-    return Stream(source, plans.Shuffled(batch_size=BATCH_SIZE, seed=_SEED))
+def training_stream(root: str) -> Stream:
+    """Return what the trainer reads: another order in each epoch.
+
+    Args:
+        root: The folder or bucket with the images, as a path or URI.
+    """
+    return Stream(_source(root, files.TRAIN), plans.Shuffled(batch_size=BATCH_SIZE, seed=_SEED))
 
 
-def test_stream(folder: Path) -> Stream:
-    """Return what the model is tested on, in order."""
-    source = Objects(str(folder / files.TEST), suffix=".pgm")
-    return Stream(source, plans.Sequential(batch_size=BATCH_SIZE))
+def test_stream(root: str) -> Stream:
+    """Return what the model is tested on, in order; `root` as for `training_stream`."""
+    return Stream(_source(root, files.TEST), plans.Sequential(batch_size=BATCH_SIZE))
+
+
+def _source(root: str, split: str) -> Objects:
+    return Objects(f"{root}/{split}/", suffix=".pgm")

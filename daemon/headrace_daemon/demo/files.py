@@ -1,4 +1,7 @@
-"""What lies in the folder of the demo: the names that its processes agree on."""
+"""What lies in the folder of the demo: the names that its processes agree on.
+
+The images are in a bucket instead if the demo runs on AIStore, by the same names.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How fast the daemon delivers, beside a native torch ``DataLoader`` on the same files.
+"""How fast the daemon delivers, beside a native torch ``DataLoader`` on the same data.
 
 Both read, decode and collate with the same functions and nobody trains.  Both read several
 passes in one go, and the clock starts after the first, so that neither the start of workers nor
@@ -10,60 +10,61 @@ from __future__ import annotations
 import contextlib
 import time
 from itertools import chain, islice, repeat
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import torch
-from torch.utils.data import DataLoader, Dataset, RandomSampler
+from torch.utils.data import DataLoader, RandomSampler
 
-from headrace import DaemonDataset, Topology
+from headrace import DaemonDataset, Objects, Topology
 
-from . import digits, files
-from .reports import Measured, Measuring, Rates
+from . import digits, natives
+from .reports import Measured, Measuring, Rates, Unmeasured
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from pathlib import Path
 
-Batch = tuple[torch.Tensor, torch.Tensor]
-Sample = tuple[torch.Tensor, int]
+    from .natives import Batch, Native
 
-_PASSES: Final = 5
-_ROUNDS: Final = 5
 _WORKERS: Final = (0, 1, 2)
 _DAEMON: Final = "daemon"
 
 
-def run(folder: Path, socket: str, report: Callable[[Measuring], None]) -> Measured:
+def run(root: str, socket: str, report: Callable[[Measuring], None]) -> Measured | Unmeasured:
     """Let all contenders read in turn, round by round.
 
     Args:
-        folder: Where the data is.
+        root: Where the data is, see `digits`.
         socket: Of the daemon.
         report: Called before each measurement.
     """
-    source = _Files(folder / files.TRAIN)
+    bucket = Objects(root).bucket
+    try:
+        native = natives.files(root) if bucket is None else natives.objects(bucket)
+    except ImportError:
+        return Unmeasured(
+            why="a comparison needs the SDK of AIStore: pip install 'aistore[pytorch]'"
+        )
     # The workers are forked here, before a dataset of ours has a thread in this process.
-    loaders = [_native(source, num_workers) for num_workers in _WORKERS]
+    loaders = [_loader(native, num_workers) for num_workers in _WORKERS]
     contenders: dict[str, Callable[[], Iterable[Batch]]] = {}
     for num_workers, loader in zip(_WORKERS, loaders, strict=True):
         next(iter(loader))
         contenders[f"DataLoader, num_workers={num_workers}"] = loader.__iter__
     dataset = DaemonDataset(
         socket,
-        digits.training_stream(folder),
+        digits.training_stream(root),
         transform=lambda sample: digits.decode(sample["__key__"], sample["data"]),
         collate_fn=digits.collate,
         topology=Topology(),
     )
-    contenders[_DAEMON] = lambda: chain.from_iterable(repeat(dataset, _PASSES))
+    contenders[_DAEMON] = lambda: chain.from_iterable(repeat(dataset, native.num_passes))
     results = {name: Rates(name=name, samples_per_s=[]) for name in contenders}
-    num_untimed = len(source.names) // digits.BATCH_SIZE
-    order = list(contenders) * _ROUNDS
+    num_untimed = len(native.dataset) // digits.BATCH_SIZE
+    order = list(contenders) * native.num_rounds
     with contextlib.closing(dataset):
         for number, name in enumerate(order):
             report(Measuring(name=name, num_done=number, num_total=len(order)))
             results[name].samples_per_s.append(_rate(contenders[name](), num_untimed))
-    return Measured(daemon=results.pop(_DAEMON), natives=list(results.values()))
+    return Measured(daemon=results.pop(_DAEMON), natives=list(results.values()), note=native.note)
 
 
 def _rate(batches: Iterable[Batch], num_untimed: int) -> float:
@@ -76,28 +77,13 @@ def _rate(batches: Iterable[Batch], num_untimed: int) -> float:
     return num_samples / (time.perf_counter() - begin)
 
 
-class _Files(Dataset[Sample]):
-    """The files of a folder, for the native loader; all passes are one long epoch."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self.names = [str(path.relative_to(folder)) for path in sorted(folder.rglob("*.pgm"))]
-
-    def __len__(self) -> int:
-        return _PASSES * len(self.names)
-
-    def __getitem__(self, index: int) -> Sample:
-        name = self.names[index % len(self.names)]
-        with open(f"{self._folder}/{name}", "rb") as file:
-            return digits.decode(name, file.read())
-
-
-def _native(source: _Files, num_workers: int) -> DataLoader[Sample]:
+def _loader(native: Native, num_workers: int) -> DataLoader[Any]:
+    """Return a loader to which all passes are one long epoch."""
     return DataLoader(
-        source,
+        native.dataset,
         batch_size=digits.BATCH_SIZE,
-        sampler=RandomSampler(source),
+        sampler=RandomSampler(native.dataset, num_samples=native.num_passes * len(native.dataset)),
         num_workers=num_workers,
-        collate_fn=digits.collate,
+        collate_fn=native.collate,
         persistent_workers=num_workers > 0,
     )

@@ -1,4 +1,4 @@
-"""What the trainer and the judge tell the demo: one JSON line each."""
+"""What the processes of the demo tell it: one JSON line each."""
 
 from __future__ import annotations
 
@@ -46,6 +46,22 @@ class Finished(Report, frozen=True, kw_only=True):
     """The trainer has trained all epochs and written its last checkpoint."""
 
 
+class Made(Report, frozen=True, kw_only=True):
+    """The keeper has made the bucket."""
+
+    version: str
+    """Of AIStore; empty if the cluster does not say it."""
+
+    num_targets: int
+
+
+class Failed(Report, frozen=True, kw_only=True):
+    """The keeper or the judge cannot do its part, and ends."""
+
+    text: str
+    """The reason, a sentence."""
+
+
 class Written(Report, frozen=True, kw_only=True):
     """The judge has written the data."""
 
@@ -79,9 +95,30 @@ class Measured(Report, frozen=True, kw_only=True):
 
     daemon: Rates
     natives: list[Rates]
+    note: str
+    """What the comparison says, and what it does not."""
 
 
-AnyReport = Started | Step | Heard | Finished | Written | Read | Tested | Measuring | Measured
+class Unmeasured(Report, frozen=True, kw_only=True):
+    """The judge has nothing to compare the daemon with."""
+
+    why: str
+
+
+AnyReport = (
+    Started
+    | Step
+    | Heard
+    | Finished
+    | Made
+    | Failed
+    | Written
+    | Read
+    | Tested
+    | Measuring
+    | Measured
+    | Unmeasured
+)
 
 
 def encode(report: Report) -> bytes:

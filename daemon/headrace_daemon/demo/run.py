@@ -13,7 +13,7 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
 from headrace.testing import Ledger
 
@@ -23,25 +23,26 @@ from . import files, proof, reports, signals
 from .children import DaemonProcess, ReportingChild
 from .errors import DemoError
 from .interrupted import CHECKPOINT_STEPS, InterruptedRun
+from .place import prepared
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from .place import Place
     from .screen import Screen
 
 MIN_ACCURACY: Final = 0.95
 """What the model must reach on the test images."""
 
-_R = TypeVar("_R", bound=reports.Report)
 
-
-def run(screen: Screen, *, epochs: int, keep: bool) -> None:
-    """Run the demo; whatever happens, leave no process, and no file but those to be kept.
+def run(screen: Screen, *, epochs: int, keep: bool, endpoint: str) -> None:
+    """Run the demo; whatever happens, leave no process, and no data but what is to be kept.
 
     Args:
         screen: Where to show it.
         epochs: How long to train; at least 2, or the two kills come too close.
-        keep: Whether the folder stays.
+        keep: Whether the folder, and the bucket, stay.
+        endpoint: Address of a proxy of the AIStore cluster to run on; empty: the data are files.
 
     Raises:
         DemoError: If something is not as promised.
@@ -52,31 +53,35 @@ def run(screen: Screen, *, epochs: int, keep: bool) -> None:
         screen.title(
             "A model learns handwritten digits, and its trainer and its daemon are killed."
         )
-        _run_in(screen, epochs, keep=keep)
+        _run_in(screen, epochs, keep=keep, endpoint=endpoint)
     screen.say("done", f"in {time.perf_counter() - begin:.0f} s")
 
 
-def _run_in(screen: Screen, epochs: int, *, keep: bool) -> None:
-    with _workspace(screen, keep=keep) as folder:
+def _run_in(screen: Screen, epochs: int, *, keep: bool, endpoint: str) -> None:
+    with (
+        _workspace(screen, keep=keep, has_data=not endpoint) as folder,
+        prepared(folder, endpoint, screen, keep=keep) as place,
+    ):
         # A private daemon removes its folder even if this process is killed: so it gets all of it.
         private = folder / "private" if keep else folder
         private.mkdir(exist_ok=True)
         (private / PRIVATE_MARK).touch()
-        daemon = DaemonProcess(folder, private)
-        common = (daemon.socket, "--epochs", str(epochs))
-        trainer = ReportingChild(
-            "trainer", folder, *common, "--checkpoint-steps", str(CHECKPOINT_STEPS)
-        )
-        judge = ReportingChild("judge", folder, *common)
+        environ = place.environ
+        daemon = DaemonProcess(folder, private, environ)
+        common = (str(folder), place.root, daemon.socket, "--epochs", str(epochs))
+        checkpoints = ("--checkpoint-steps", str(CHECKPOINT_STEPS))
+        trainer = ReportingChild("trainer", folder, *common, *checkpoints, environ=environ)
+        judge = ReportingChild("judge", folder, *common, environ=environ)
         with daemon, trainer, judge:
             try:
-                _tell(folder, daemon, trainer, judge, epochs, screen)
+                _tell(folder, place, daemon, trainer, judge, epochs, screen)
             finally:
                 signals.ignore()
 
 
 def _tell(
     folder: Path,
+    place: Place,
     daemon: DaemonProcess,
     trainer: ReportingChild,
     judge: ReportingChild,
@@ -89,21 +94,22 @@ def _tell(
         child.start()
     verdicts = judge.reports()
     with screen.bar("starting, loading torch"):
-        written = _expect(reports.Written, verdicts, judge)
+        written = judge.expect(reports.Written, verdicts)
     screen.say(
-        "data", f"{written.num_train} images to train on, {written.num_test} to test on, as files"
+        "data",
+        f"{written.num_train} images to train on, {written.num_test} to test on, {place.words}",
     )
     daemon.wait_until_it_listens()
     screen.say("daemon", f"pid {daemon.pid}, on a socket of its own")
     judge.permit()
-    read = _expect(reports.Read, verdicts, judge)
+    read = judge.expect(reports.Read, verdicts)
     screen.say("reference", f"{read.num_batches} batches of {epochs} epochs, read without a break")
 
     epoch_steps = read.num_batches // epochs
     InterruptedRun(trainer, daemon, epochs=epochs, epoch_steps=epoch_steps, screen=screen).run()
 
     judge.permit()
-    accuracy = _expect(reports.Tested, verdicts, judge).accuracy
+    accuracy = judge.expect(reports.Tested, verdicts).accuracy
     if accuracy < MIN_ACCURACY:
         raise DemoError(
             f"the model gets {accuracy:.1%} of the test images right after {epochs} epochs, at "
@@ -118,25 +124,21 @@ def _tell(
     proof.check_equal(interrupted, uninterrupted)
     screen.say("", "the two runs are equal: nothing lost, repeated or reordered", "green")
 
-    measured = None
     with screen.bar("measuring") as bar:
         for report in verdicts:
             match report:
                 case reports.Measuring(name=name, num_done=num_done, num_total=num_total):
                     bar.move(f"measuring {name}", num_done, num_total)
-                case reports.Measured():
-                    measured = report
-    if measured is None:
-        raise DemoError(judge.explain_end())
-    _show_speed(measured, screen)
-
-
-def _expect(kind: type[_R], verdicts: Iterator[reports.Report], judge: ReportingChild) -> _R:
-    """Return the next report of the judge, which is of a kind unless the judge has failed."""
-    report = next(verdicts, None)
-    if not isinstance(report, kind):
-        raise DemoError(judge.explain_end())
-    return report
+                case reports.Failed(text=text):
+                    raise DemoError(text)
+                case reports.Measured() | reports.Unmeasured():
+                    break
+        else:
+            raise DemoError(judge.explain_end())
+    if isinstance(report, reports.Measured):
+        _show_speed(report, screen)
+    else:
+        screen.say("speed", f"not measured: {report.why}")
 
 
 def _show_speed(measured: reports.Measured, screen: Screen) -> None:
@@ -151,14 +153,12 @@ def _show_speed(measured: reports.Measured, screen: Screen) -> None:
     faster = "daemon" if ratio > 1 else "native loader"
     screen.say(
         "",
-        f"daemon / best native = {ratio:.2f}: here the {faster} is faster. Same files, same "
-        "decoding, nobody trains. Files this small come out of the page cache in microseconds, so "
-        "this compares what the loaders themselves cost per sample, and says nothing of storage.",
+        f"daemon / best native = {ratio:.2f}: here the {faster} is faster. {measured.note}",
     )
 
 
 @contextlib.contextmanager
-def _workspace(screen: Screen, *, keep: bool) -> Iterator[Path]:
+def _workspace(screen: Screen, *, keep: bool, has_data: bool) -> Iterator[Path]:
     """Make a temporary folder, and remove it at the end unless it is to be kept."""
     folder = Path(tempfile.mkdtemp(prefix="headrace-demo-"))
     try:
@@ -172,4 +172,5 @@ def _workspace(screen: Screen, *, keep: bool) -> Iterator[Path]:
     finally:
         shutil.rmtree(folder / files.SCRATCH if keep else folder, ignore_errors=True)
         if keep:
-            screen.say("kept", f"data, checkpoint, ledgers and logs: {folder}")
+            data = "data, " if has_data else ""
+            screen.say("kept", f"{data}checkpoint, ledgers and logs: {folder}")

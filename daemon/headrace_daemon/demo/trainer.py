@@ -31,7 +31,8 @@ _LEARNING_RATE: Final = 2e-3
 def main() -> None:
     """Train until the last epoch is done."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="where everything is, see `files`")
+    parser.add_argument("folder", type=Path, help="where everything else is, see `files`")
+    parser.add_argument("root", help="where the images are, see `digits`")
     parser.add_argument("socket", help="of the daemon")
     parser.add_argument("--epochs", type=int, required=True)
     parser.add_argument("--checkpoint-steps", type=int, required=True)
@@ -47,7 +48,10 @@ def main() -> None:
 
     folder: Path = options.folder
     dataset = DaemonDataset(
-        options.socket, digits.training_stream(folder), topology=Topology(), deadline_s=DEADLINE_S
+        options.socket,
+        digits.training_stream(options.root),
+        topology=Topology(),
+        deadline_s=DEADLINE_S,
     )
     saved = checkpoint.load(folder / files.CHECKPOINT)
     if saved is not None:

@@ -31,14 +31,21 @@ class Access:
     Args:
         settings: ``[store]`` of the configuration.
         environ: The environment.
+        origin: What the endpoints of the settings come from, for messages.
 
     Raises:
         SettingsError: If an endpoint is no address, or a file cannot be read.
     """
 
-    def __init__(self, settings: StoreSettings, environ: Mapping[str, str] = os.environ) -> None:
+    def __init__(
+        self,
+        settings: StoreSettings,
+        environ: Mapping[str, str] = os.environ,
+        *,
+        origin: str = "[store] endpoints",
+    ) -> None:
         told = environ.get("AIS_ENDPOINT", "")
-        self.origin = "[store] endpoints" if settings.endpoints else "$AIS_ENDPOINT"
+        self.origin = origin if settings.endpoints else "$AIS_ENDPOINT"
         """Where the endpoints come from, for messages."""
         given = settings.endpoints or tuple(
             part.strip() for part in told.split(",") if part.strip()

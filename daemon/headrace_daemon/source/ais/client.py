@@ -151,7 +151,7 @@ class AisClient:
             for _ in range(max(1, len(self._proxies))):
                 proxy = self.proxy
                 headers = self.access.headers
-                answer = await self._ask_one(
+                answer = await self.ask_once(
                     proxy, path, method, body, {**headers, "Accept": accept}
                 )
                 if isinstance(answer, Answer):
@@ -174,7 +174,7 @@ class AisClient:
                     f"{self.access.origin} ({', '.join(self._proxies)})",
                 )
 
-    async def _ask_one(
+    async def ask_once(
         self,
         proxy: str,
         path: str,
@@ -182,6 +182,18 @@ class AisClient:
         body: Mapping[str, Any] | None,
         headers: Mapping[str, str],
     ) -> Answer | Fault:
+        """Ask one proxy, and take what comes.
+
+        Args:
+            proxy: Its address.
+            path: With its query.
+            method: Of HTTP.
+            body: Sent as JSON.
+            headers: The whole of them; those of `access` too.
+
+        Returns:
+            The answer with status 200, or what was wrong.
+        """
         where = f"proxy {proxy}"
         try:
             async with self.session.request(
