@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
+from tests.support.cluster import Cluster, find_aisnode
 from tests.support.trainers import Trainers
 
 if TYPE_CHECKING:
@@ -23,6 +24,19 @@ for name in [name for name in os.environ if name.startswith("AIS_")]:
     del os.environ[name]
 
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """Return a real AIStore cluster, which takes a dozen seconds to start; a bucket for each test.
+
+    Nobody stops a node of it, since GetBatch is slow for long after that.
+    """
+    aisnode = find_aisnode()
+    if aisnode is None:
+        pytest.skip("no aisnode on PATH nor in $HEADRACE_AISNODE")
+    with Cluster(aisnode) as cluster:
+        yield cluster
 
 
 @pytest.fixture(scope="session")

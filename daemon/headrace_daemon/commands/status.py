@@ -93,8 +93,12 @@ def _show_store(console: Console, store: dict[str, Any]) -> None:
         console.print(f"store    {told}", highlight=False)
         return
     console.print(
-        f"store    {store['proxy']}, cluster {store['uuid']}, map version {store['map_version']}, "
-        f"{store['num_targets']} targets, reads {store['way']}, {store['retries']} retries",
+        f"store    {store['proxy']}, cluster {store['uuid']}, map version {store['map_version']}",
+        highlight=False,
+    )
+    console.print(
+        f"         {store['num_targets']} targets, reads {store['way']}, "
+        f"{store['retries']} retries",
         highlight=False,
     )
     for node in store["missing"]:

@@ -1,0 +1,367 @@
+"""Objects from a cluster to the trainer, on a stand-in and on a real one: as the SDK has them."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import threading
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+import pytest
+from aistore.sdk import Client
+
+from headrace import DaemonDataset, Objects, Stream, errors
+from headrace.plans import Sequential, Shuffled
+from headrace.testing import Ledger, ledger_of
+from headrace_daemon.settings import StoreSettings
+from headrace_daemon.source.store import ManifestStore
+from tests.support.app import AppThread
+from tests.support.cluster import Cluster, find_aisnode
+from tests.support.commands import headrace
+from tests.support.files import content
+from tests.support.standin import Delay, StandIn
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from tests.support.trainers import Trainers
+
+_NUMBERS = itertools.count()
+
+
+class Store:
+    """A cluster of either kind, and a bucket of the test's own in it."""
+
+    def __init__(self, server: StandIn | Cluster) -> None:
+        self.server = server
+        self.endpoint = server.endpoint
+        self.bucket = f"test-{os.getpid()}-{next(_NUMBERS)}"
+        server.create_bucket(self.bucket)
+        self.client = Client(self.endpoint)
+
+    def put(self, objects: Mapping[str, bytes]) -> None:
+        if isinstance(self.server, StandIn):
+            self.server.put_many(self.bucket, objects)
+        else:
+            self.server.put_many(self.bucket, list(objects.items()))
+
+    def uri(self, prefix: str = "") -> str:
+        return f"ais://{self.bucket}/{prefix}"
+
+    def stream(self, prefix: str = "") -> Stream:
+        return Stream(Objects(self.uri(prefix)), Shuffled(batch_size=8, seed=1))
+
+    def daemon(self, **options: str) -> AppThread:
+        settings = StoreSettings(endpoints=(self.endpoint,), **options)  # type: ignore[arg-type]
+        return AppThread().configure(store=settings)
+
+    def as_the_sdk_has_it(self, prefix: str = "") -> dict[str, bytes]:
+        """Return the objects as the SDK lists and reads them."""
+        bucket = self.client.bucket(self.bucket)
+        return {
+            entry.name: bucket.object(entry.name).get_reader().read_all()
+            for entry in bucket.list_all_objects(prefix=prefix)
+        }
+
+
+@pytest.fixture(params=["standin", "real"])
+def store(request: pytest.FixtureRequest) -> Iterator[Store]:
+    if request.param == "real":
+        yield Store(request.getfixturevalue("cluster"))
+        return
+    with StandIn() as server:
+        yield Store(server)
+
+
+def contents(dataset: DaemonDataset) -> dict[str, bytes]:
+    return {name: value for batch in dataset for name, value in batch}
+
+
+_SIZES: Final = {f"d{number % 3}/{number:03}": number * 37 for number in range(100)}
+OBJECTS: Final = {name: content(name, size) for name, size in _SIZES.items()}
+ODD: Final = {
+    "plain": b"1",
+    "with space": b"2",
+    "50%": b"3",
+    "%41": b"4",
+    "%2F": b"5",
+    "a+b&c=d?e#f": b"6",
+    'q"\\|<>': b"7",
+    "é/ü/日本語/🙂": b"8",
+    "x" * 255: b"9",
+    "d/" + "y" * 1000: b"10",
+    "empty": b"",
+    "p/.hidden": b"12",
+    "~tilde": b"13",
+}
+
+
+def test_names_and_bytes_equal_those_of_the_sdk(store: Store) -> None:
+    store.put(OBJECTS | ODD)
+    with store.daemon() as app:
+        for prefix in ("", "d1/", "é/", "50%"):
+            dataset = DaemonDataset(app.socket, store.stream(prefix))
+            read = contents(dataset)
+            assert read == store.as_the_sdk_has_it(prefix)
+            assert [dataset.manifest[index].name for index in range(len(dataset.manifest))] == (
+                sorted(read, key=str.encode)
+            )
+            dataset.close()
+        assert len(read) == 1
+
+
+def test_by_way_of_the_proxy_they_are_the_same(store: Store) -> None:
+    store.put(OBJECTS | ODD)
+    with store.daemon(direct="off") as app:
+        dataset = DaemonDataset(app.socket, store.stream())
+        assert contents(dataset) == OBJECTS | ODD
+        dataset.close()
+        report = app.call(app.app.report)["store"]
+        assert report["way"] == "by proxy"
+        # And some of the next epoch, which is read ahead.
+        assert report["targets"]["by proxy"]["reads"] >= len(OBJECTS | ODD)
+        assert len(report["targets"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("uri", "told"),
+    [
+        ("ais://{bucket}", "bucket ais://{bucket} has no object: a stream needs at least one"),
+        ("ais://{bucket}/none/", "has no object whose name begins with 'none/'"),
+        ("ais://no-such-bucket", "bucket ais://no-such-bucket does not exist"),
+        ("ais://{bucket}/a/../b", "invalid prefix"),
+        ("s3://no-such-bucket", "s3://no-such-bucket"),
+    ],
+)
+def test_what_cannot_be_read_is_said_at_once(store: Store, uri: str, told: str) -> None:
+    if "none" in uri:
+        store.put({"a": b"1"})
+    stream = Stream(Objects(uri.format(bucket=store.bucket)), Sequential(batch_size=1))
+    with store.daemon() as app:
+        for ask in (lambda dataset: next(iter(dataset)), len):
+            dataset = DaemonDataset(app.socket, stream)
+            with pytest.raises(errors.FeedError) as raised:
+                ask(dataset)
+            assert told.format(bucket=store.bucket) in str(raised.value)
+            dataset.close()
+
+
+def test_every_epoch_has_the_ledger_of_the_same_files_in_a_folder(
+    store: Store, tmp_path: Path
+) -> None:
+    store.put(OBJECTS)
+    for name, data in OBJECTS.items():
+        path = tmp_path / "data" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    folder = Stream(Objects(str(tmp_path / "data")), store.stream().plan)
+    with store.daemon() as app:
+        there = DaemonDataset(app.socket, store.stream())
+        here = DaemonDataset(app.socket, folder)
+        for _ in range(2):
+            assert ledger_of(there).difference(ledger_of(here)) is None
+        there.close()
+        here.close()
+
+
+def test_a_state_continues_in_another_daemon_of_the_same_bucket(store: Store) -> None:
+    store.put(OBJECTS)
+    with store.daemon() as app:
+        dataset = DaemonDataset(app.socket, store.stream())
+        whole = ledger_of(dataset)
+        dataset.seek(epoch=0)
+        ledger = Ledger()
+        batches = iter(dataset)
+        for _ in range(5):
+            ledger.record(next(batches))
+        state = dataset.state_dict()
+        dataset.close()
+    with store.daemon() as app:  # has an empty state folder: it lists anew, to the same digest
+        dataset = DaemonDataset(app.socket, store.stream())
+        dataset.load_state_dict(state)
+        for batch in dataset:
+            ledger.record(batch)
+        dataset.close()
+    assert ledger.difference(whole) is None
+
+
+def test_an_object_that_changed_ends_the_stream_with_its_name(store: Store) -> None:
+    store.put(OBJECTS)
+    changed = "d1/001"
+    with store.daemon() as app:
+        dataset = DaemonDataset(app.socket, Stream(Objects(store.uri()), Sequential(batch_size=1)))
+        length = len(dataset)
+        store.put({changed: bytes(len(OBJECTS[changed]))})
+        received = []
+        with pytest.raises(errors.FeedError) as raised:
+            for batch in dataset:
+                received += batch.sample_keys
+        assert received == sorted(OBJECTS)[: sorted(OBJECTS).index(changed)]
+        assert f"object ais://{store.bucket}/{changed} has checksum" in str(raised.value)
+        assert raised.value.fault == "data"
+        assert dataset.state_dict()["step"] == len(received) < length
+        dataset.close()
+
+
+def test_two_feeds_of_one_stream_share_what_they_read_at_the_same_time(store: Store) -> None:
+    store.put(OBJECTS)
+    with store.daemon() as app:
+        datasets = [DaemonDataset(app.socket, store.stream()) for _ in range(2)]
+        results: list[dict[str, bytes]] = []
+        threads = [
+            threading.Thread(target=lambda one=one: results.append(contents(one)))
+            for one in datasets
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        for dataset in datasets:
+            dataset.close()
+        assert results == [OBJECTS, OBJECTS]
+        report = app.call(app.app.report)
+        reads = sum(target["reads"] for target in report["store"]["targets"].values())
+        assert reads + report["reads"]["shared"] >= 2 * len(OBJECTS)
+        assert report["reads"]["shared"] > 0
+
+
+def test_random_delays_change_nothing() -> None:
+    with StandIn() as server:
+        store = Store(server)
+        store.put(OBJECTS)
+        with store.daemon() as app:
+            dataset = DaemonDataset(app.socket, store.stream())
+            truth = ledger_of(dataset)
+            dataset.close()
+        for seed in range(3):
+            rng = random.Random(seed)
+            for name in rng.sample(sorted(OBJECTS), 40):
+                server.fault(Delay(rng.random() * 0.03), target="any", path=f"*/{name}")
+            with store.daemon() as app:
+                dataset = DaemonDataset(app.socket, store.stream(), prefetch_batches=64)
+                assert ledger_of(dataset).difference(truth) is None
+                dataset.close()
+
+
+def test_a_trainer_that_is_killed_resumes_on_a_cluster(
+    store: Store, trainers: Trainers, tmp_path: Path
+) -> None:
+    store.put(OBJECTS)
+    stream = store.stream()
+    options = {
+        "stream": msgspec.to_builtins(stream),
+        "ledger": str(tmp_path / "ledger.jsonl"),
+        "state": str(tmp_path / "state.json"),
+        "epochs": 2,
+        "waits": True,
+    }
+    with store.daemon() as app:
+        first = trainers.start("train", socket=app.socket, **options)
+        first.say(9)
+        assert first.hear_until("step 0 7")
+        first.kill()
+        second = trainers.start("train", socket=app.socket, **options)
+        second.say(100)
+        assert second.hear_all()[-1] == "done"
+        dataset = DaemonDataset(app.socket, stream)
+        whole = Ledger()
+        for _ in range(2):
+            for batch in dataset:
+                whole.record(batch)
+        dataset.close()
+    assert Ledger(tmp_path / "ledger.jsonl").difference(whole) is None
+
+
+# ---- what operators see --------------------------------------------------------------------------
+
+
+def config(store: Store, folder: Path, prefix: str = "") -> Path:
+    path = folder / "headrace.toml"
+    path.write_text(
+        f'[store]\nendpoints = ["{store.endpoint}"]\n[daemon]\nstate_dir = "{folder}/state"\n'
+        f'[streams.train]\nsource = {{ type = "Objects", uri = "{store.uri(prefix)}" }}\n'
+        'plan = { type = "Sequential", batch_size = 10 }\n'
+    )
+    return path
+
+
+def test_check_shows_the_store_and_its_streams(store: Store, tmp_path: Path) -> None:
+    store.put(OBJECTS)
+    done = headrace("check", config(store, tmp_path))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"at {store.endpoint}, cluster" in done.stdout
+    assert "1 proxies, 3 targets" in done.stdout
+    assert done.stdout.count(" ms\n") == 3
+    assert "100 samples" in done.stdout
+
+
+def test_index_says_what_is_new_in_a_bucket(store: Store, tmp_path: Path) -> None:
+    store.put(OBJECTS)
+    path = config(store, tmp_path)
+    assert "listed ais://" in headrace("index", "--config", path, "--stream", "train").stdout
+    store.put({"d1/001": b"changed", "new": b"1"})
+    kept = headrace("index", "--config", path, "--stream", "train").stdout
+    assert "kept ais://" in kept
+    lines = headrace("index", "--config", path, "--stream", "train", "--refresh").stdout
+    assert "added    1: new" in lines
+    assert "changed  1: d1/001" in lines
+    (old, new) = sorted(
+        ManifestStore(tmp_path / "state").folder.iterdir(), key=lambda path: path.stat().st_mtime
+    )
+    assert old.name != new.name
+
+
+def test_status_shows_the_store(store: Store) -> None:
+    store.put(OBJECTS)
+    with store.daemon() as app:
+        before = headrace("status", "--socket", app.socket).stdout
+        assert f"store    {store.endpoint}, not asked for anything yet" in before
+        dataset = DaemonDataset(app.socket, store.stream())
+        assert contents(dataset) == OBJECTS
+        after = headrace("status", "--socket", app.socket).stdout
+        assert "3 targets, reads direct, 0 retries" in after
+        assert after.count(" objects, ") == 3
+        dataset.close()
+
+
+# ---- a node of a real cluster dies ---------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_target_that_dies_and_comes_back_changes_nothing() -> None:
+    aisnode = find_aisnode()
+    if aisnode is None:
+        pytest.skip("no aisnode on PATH nor in $HEADRACE_AISNODE")
+    with Cluster(aisnode) as cluster:
+        store = Store(cluster)
+        store.put(OBJECTS)
+        with store.daemon() as app:
+            dataset = DaemonDataset(app.socket, store.stream(), prefetch_batches=1)
+            truth = ledger_of(dataset)
+            ledger = Ledger()
+            dataset.seek(epoch=0)
+            batches = iter(dataset)
+            ledger.record(next(batches))
+            dead = cluster.targets[0]
+            cluster.kill(dead)
+            rest: list[object] = []
+
+            def train() -> None:
+                for batch in batches:
+                    ledger.record(batch)
+                rest.append("done")
+
+            training = threading.Thread(target=train)
+            training.start()
+            app.wait_until(lambda: app.app.report()["store"]["retries"] > 0)
+            assert not rest
+            cluster.restart(dead)
+            training.join(60)
+            assert rest == ["done"]
+            dataset.close()
+            report = app.call(app.app.report)["store"]
+        assert ledger.difference(truth) is None
+        assert report["last_fault"]
