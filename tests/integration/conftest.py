@@ -1,15 +1,20 @@
-"""What the tests of the whole line share: none leaves a thread behind."""
+"""What the tests of the whole line share: a cluster, demos; and none leaves a thread behind."""
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.cluster import Cluster, find_aisnode
 from tests.support.fakes import assert_no_receiver_is_left
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from tests.support.demo import Demo
 
 
 @pytest.fixture(autouse=True)
@@ -17,3 +22,28 @@ def no_thread_is_left() -> Iterator[None]:
     """Fail a test whose datasets leave a thread when they are gone."""
     yield
     assert_no_receiver_is_left()
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """Return a real cluster; skip where there is no program for one."""
+    aisnode = find_aisnode()
+    if aisnode is None:
+        pytest.skip("no aisnode on PATH nor in $HEADRACE_AISNODE")
+    with Cluster(aisnode) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def demos(request: pytest.FixtureRequest) -> Iterator[list[Demo]]:
+    started: list[Demo] = []
+    yield started
+    for demo in started:
+        demo.close()
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    # pytest's own folders may have paths too long for a socket.
+    with tempfile.TemporaryDirectory(prefix="hr-") as path:
+        yield Path(path)
