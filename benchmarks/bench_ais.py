@@ -1,0 +1,350 @@
+"""How many objects of 10 KiB a second reach a training loop, beside the SDK's own datasets?
+
+Isolated: the loading alone (no decoding, no training, samples stay `bytes`, batches stay lists) of
+objects in the page cache of a real cluster, one proxy and three targets, on the same cores as the
+clients.  Batches of 32 and of 256.
+
+Headrace: a daemon in a process of its own and `DaemonDataset`, both with their defaults; a new feed
+for each measurement, so opening counts and nothing is read ahead of the clock.
+Native: `torch.utils.data.DataLoader` over `AISMapDataset` (one GET per sample), over
+`AISIterDataset` (the same, in the order of the listing) and over `AISBatchIterDataset` (GetBatch),
+each with the settings that are best here: a trial before the turns tries ``num_workers``, with the
+best of them ``prefetch_factor`` and, for GetBatch, the objects per request, all in batches of 32.
+Workers are persistent and have started before the clock does.
+Limit: aiohttp on uvloop in one process, GETs straight to the owners, 64 in flight, no torch.
+
+Headrace and the map-style dataset deliver the same order, that of ``plans.Shuffled``; the other two
+cannot.  Every pass is checked: the checksum over all (name, bytes), in order where there is one,
+equals that of what was put into the cluster, or the row is rejected.  CPU is user and system time
+of all processes of a side (loop, workers, daemon), and apart from it that of the cluster.
+
+Run: ``.venv/bin/python -m benchmarks.bench_ais``; three minutes.  Without an aisnode it says so and
+ends with status 0.
+
+How to read: ratios of samples/s, and of client CPU.  The target is 5 times the best DataLoader over
+`AISMapDataset`.  All share the cores with the cluster: what its targets use for an object, nobody
+can have, so that near the limit rates say less than CPU does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import multiprocessing
+import time
+import warnings
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote
+
+import aiohttp
+import uvloop
+from aistore.pytorch import AISIterDataset, AISMapDataset
+from aistore.pytorch.batch_iter_dataset import AISBatchIterDataset
+from aistore.sdk import Client
+from torch.utils.data import DataLoader
+from yarl import URL
+
+from headrace import DaemonDataset, Objects, Stream, Topology, plans
+from headrace.buckets import Bucket
+from headrace.plans.cursor import Seek
+from headrace.plans.engine import BoundPlan, next_batches, seek
+from headrace_daemon.source.ais.clustermap import parse
+
+from .ais import (
+    Delivered,
+    cluster,
+    compare,
+    environment,
+    load,
+    measured,
+    objects,
+    versions,
+)
+from .harness import Cases, Spread, daemon, interleave, report
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+BUCKET: Final = "train"
+SIZE: Final = 10 << 10
+SAMPLES: Final = 2_048
+TRIAL_SAMPLES: Final = 768
+EPOCHS: Final = 2
+"""Epochs of a pass of the sides that are fast; the others make one."""
+IN_FLIGHT: Final = 64
+WORKERS: Final = (0, 1, 2, 4, 8)
+PREFETCH: Final = (2, 8)
+PER_REQUEST: Final = (256, 64, 1_024)
+DATASETS: Final = ("AISMapDataset", "AISIterDataset", "AISBatchIterDataset")
+TARGET: Final = 5.0
+
+Contents = dict[str, bytes]
+Sample = tuple[str, bytes]
+
+
+def as_list(values: list[Any]) -> list[Any]:
+    return values
+
+
+# ---- the order ---------------------------------------------------------------------------------
+
+
+class PlanBatches:
+    """The batches of one epoch of a plan as lists of indices: a batch sampler."""
+
+    def __init__(self, plan: plans.Plan, length: int) -> None:
+        self._bound = BoundPlan(plan, length, "")
+        self.epoch = 0
+
+    def __iter__(self) -> Iterator[list[int]]:
+        cursor = seek(self._bound, Seek(epoch=self.epoch), 1)
+        while cursor.epoch == self.epoch:
+            batches = next_batches(self._bound, cursor, Topology(0, 1), max_batches=256)
+            yield from (batch.indices.tolist() for batch in batches)
+            cursor = batches[-1].after
+
+
+def due(contents: Contents, order: PlanBatches, epochs: Iterable[int]) -> Delivered:
+    """Return the checksums of what some epochs have to deliver."""
+    names, found = list(contents), Delivered()
+    for order.epoch in epochs:
+        for batch in order:
+            for index in batch:
+                found.add(names[index], contents[names[index]])
+    return found
+
+
+# ---- the sides ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Side:
+    """What a measurement reads."""
+
+    endpoint: str
+    bucket: str
+    contents: Contents
+    batch_size: int
+
+    @property
+    def plan(self) -> plans.Plan:
+        return plans.Shuffled(batch_size=self.batch_size, seed=17)
+
+
+def headrace(side: Side, socket: str) -> dict[str, float]:
+    found = Delivered()
+
+    def deliver() -> int:
+        stream = Stream(Objects(f"ais://{side.bucket}"), side.plan)
+        dataset = DaemonDataset(socket, stream)
+        for _ in range(EPOCHS):
+            for batch in dataset:
+                for name, data in batch:
+                    found.add(name, data)
+        dataset.close()
+        return found.count
+
+    figures = measured(deliver)
+    order = PlanBatches(side.plan, len(side.contents))
+    compare("headrace", found, due(side.contents, order, range(EPOCHS)), in_order=True)
+    return figures
+
+
+def native(
+    side: Side, what: str, loader: DataLoader[Sample], order: PlanBatches | None
+) -> dict[str, float]:
+    found = Delivered()
+
+    def deliver() -> int:
+        for batch in loader:
+            for name, data in batch:
+                found.add(name, data)
+        return found.count
+
+    figures = measured(deliver)
+    wanted = due(side.contents, order or PlanBatches(side.plan, len(side.contents)), [0])
+    compare(what, found, wanted, in_order=order is not None)
+    return figures
+
+
+def limit(side: Side) -> dict[str, float]:
+    found = Delivered()
+
+    async def read(session: aiohttp.ClientSession, urls: Iterator[tuple[str, URL]]) -> None:
+        for name, url in urls:
+            async with session.get(url) as answer:
+                found.add(name, await answer.read())
+
+    async def main() -> int:
+        connector = aiohttp.TCPConnector(limit=0)
+        async with aiohttp.ClientSession(connector=connector, auto_decompress=False) as session:
+            async with session.get(f"{side.endpoint}/v1/daemon?what=smap") as answer:
+                smap = parse(await answer.read())
+            names = list(side.contents)
+            owners = smap.owners(Bucket.parse(f"ais://{side.bucket}"), names)
+            paths = [f"/v1/objects/{side.bucket}/{quote(name)}?provider=ais" for name in names]
+            urls = [
+                (name, URL(owner.url + path, encoded=True))
+                for name, owner, path in zip(names, owners, paths, strict=True)
+            ]
+            todo = iter(urls * EPOCHS)
+            async with asyncio.TaskGroup() as group:
+                for number in range(IN_FLIGHT):
+                    group.create_task(read(session, todo), name=f"read {number}")
+        return found.count
+
+    figures = measured(lambda: uvloop.run(main()))
+    order = PlanBatches(side.plan, len(side.contents))
+    compare("aiohttp", found, due(side.contents, order, range(EPOCHS)), in_order=False)
+    return figures
+
+
+# ---- the settings of the native side -----------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a native dataset is used."""
+
+    dataset: str
+    num_workers: int
+    prefetch_factor: int | None = None
+    per_request: int | None = None
+
+    def __str__(self) -> str:
+        words = [f"{self.num_workers} workers"]
+        if self.prefetch_factor:
+            words.append(f"prefetch {self.prefetch_factor}")
+        if self.per_request:
+            words.append(f"{self.per_request} per GetBatch")
+        return f"{self.dataset}, {', '.join(words)}"
+
+    @property
+    def short(self) -> str:
+        parts = (self.num_workers, self.prefetch_factor, self.per_request)
+        return "/".join(str(part) for part in parts if part is not None)
+
+    def loader(self, side: Side) -> tuple[DataLoader[Sample], PlanBatches | None]:
+        """Make a loader, and the order that it delivers, if it is that of the plan."""
+        client = Client(side.endpoint)
+        bucket = client.bucket(side.bucket)
+        options: dict[str, Any] = {
+            "collate_fn": as_list,
+            "num_workers": self.num_workers,
+            "persistent_workers": self.num_workers > 0,
+            "prefetch_factor": self.prefetch_factor,
+        }
+        if self.dataset == "AISMapDataset":
+            order = PlanBatches(side.plan, len(side.contents))
+            return DataLoader(AISMapDataset(bucket), batch_sampler=order, **options), order
+        if self.dataset == "AISIterDataset":
+            data = AISIterDataset(bucket)
+        else:
+            data = AISBatchIterDataset(bucket, client, max_batch_size=self.per_request)
+        return DataLoader(data, batch_size=side.batch_size, **options), None
+
+
+def rate(side: Side, settings: Settings) -> float:
+    """Return the samples/s of the first part of a pass, once the workers have started."""
+    loader, _ = settings.loader(side)
+    next(iter(loader))
+    wanted, count, started = TRIAL_SAMPLES, 0, time.perf_counter()
+    for batch in loader:
+        count += len(batch)
+        if count >= wanted:
+            break
+    return count / (time.perf_counter() - started)
+
+
+def best(side: Side, dataset: str) -> Settings:
+    """Try workers, then with the best number of them the other settings."""
+    is_batch = dataset == "AISBatchIterDataset"
+    rates: dict[Settings, float] = {}
+
+    def attempt(num_workers: int, prefetch: int, per_request: int) -> None:
+        settings = Settings(
+            dataset,
+            num_workers,
+            prefetch if num_workers else None,
+            per_request if is_batch else None,
+        )
+        if settings not in rates:
+            rates[settings] = rate(side, settings)
+            end_workers()
+
+    def winner() -> Settings:
+        return max(rates, key=lambda settings: rates[settings])
+
+    for num_workers in WORKERS:
+        attempt(num_workers, PREFETCH[0], PER_REQUEST[0])
+    for prefetch in PREFETCH[1:]:
+        attempt(winner().num_workers, prefetch, PER_REQUEST[0])
+    for per_request in PER_REQUEST[1:]:
+        attempt(winner().num_workers, winner().prefetch_factor or PREFETCH[0], per_request)
+    print(f"{dataset}: " + ", ".join(f"{one.short} {value:,.0f}" for one, value in rates.items()))
+    return winner()
+
+
+def end_workers() -> None:
+    """End the workers of loaders that nobody has any more.
+
+    They are forks, and hold the pipe by whose end the cluster would know that it is over.
+    """
+    gc.collect()
+    assert not multiprocessing.active_children(), "a loader is still in use"
+
+
+# ---- the run -----------------------------------------------------------------------------------
+
+
+def run(side: Side, chosen: list[Settings]) -> None:
+    print(f"\nbatches of {side.batch_size}")
+    load_before = load()
+    with environment(side.endpoint), daemon() as node:
+        cases: Cases = {"headrace": partial(headrace, side, node.socket)}
+        for settings in chosen:
+            loader, order = settings.loader(side)
+            cases[str(settings)] = partial(native, side, str(settings), loader, order)
+        cases[f"limit: aiohttp, {IN_FLIGHT} in flight"] = partial(limit, side)
+        results = interleave(cases)
+    report(
+        "ais",
+        results,
+        sample_bytes=SIZE,
+        samples=SAMPLES,
+        batch_size=side.batch_size,
+        versions=versions(side.endpoint),
+        load=[load_before, load()],
+        headrace="defaults: prefetch_batches=4, [fetch] max_in_flight=16, memory 1GiB",
+    )
+    ours = results["headrace"]
+    for name, figures in results.items():
+        if name != "headrace":
+            print(f"headrace / {name}: {_ratios(ours, figures)}")
+    ratio = ours["samples/s"].median / results[str(chosen[0])]["samples/s"].median
+    print(f"target {TARGET:g} times AISMapDataset: {'met' if ratio >= TARGET else 'MISSED'}")
+
+
+def _ratios(ours: dict[str, Spread], theirs: dict[str, Spread]) -> str:
+    return ", ".join(f"{key} {ours[key].median / theirs[key].median:.2f}" for key in ours)
+
+
+def main() -> None:
+    # It is a trial: more workers than cores are what a store that makes them wait calls for.
+    warnings.filterwarnings("ignore", "This DataLoader will create")
+    contents = dict(objects(SAMPLES, SIZE))
+    with cluster() as running:
+        running.create_bucket(BUCKET)
+        running.put_many(BUCKET, contents.items())
+        small, large = (Side(running.endpoint, BUCKET, contents, size) for size in (32, 256))
+        print("trials: workers/prefetch_factor/objects per GetBatch samples/s")
+        chosen = [best(small, name) for name in DATASETS]
+        for side in (small, large):
+            run(side, chosen)
+            end_workers()
+
+
+if __name__ == "__main__":
+    main()
