@@ -10,20 +10,22 @@ Native: `torch.utils.data.DataLoader` over `AISMapDataset` (one GET per sample),
 `AISIterDataset` (the same, in the order of the listing) and over `AISBatchIterDataset` (GetBatch),
 each with the settings that are best here: a trial before the turns tries ``num_workers``, with the
 best of them ``prefetch_factor`` and, for GetBatch, the objects per request, all in batches of 32.
+Of the map-style dataset the two best take part in the turns, and the better one there counts.
 Workers are persistent and have started before the clock does.
-Limit: aiohttp on uvloop in one process, GETs straight to the owners, 64 in flight, no torch.
+Bare: aiohttp on uvloop in one process, GETs straight to the owners, 64 in flight, no torch.
 
 Headrace and the map-style dataset deliver the same order, that of ``plans.Shuffled``; the other two
 cannot.  Every pass is checked: the checksum over all (name, bytes), in order where there is one,
-equals that of what was put into the cluster, or the row is rejected.  CPU is user and system time
-of all processes of a side (loop, workers, daemon), and apart from it that of the cluster.
+equals that of what was put into the cluster, or the benchmark ends there.  CPU is user and system
+time of all processes of a side (loop, workers, daemon), and apart from it that of the cluster.
 
 Run: ``.venv/bin/python -m benchmarks.bench_ais``; three minutes.  Without an aisnode it says so and
 ends with status 0.
 
 How to read: ratios of samples/s, and of client CPU.  The target is 5 times the best DataLoader over
 `AISMapDataset`.  All share the cores with the cluster: what its targets use for an object, nobody
-can have, so that near the limit rates say less than CPU does.
+can have, so that near that limit rates say less than CPU does.  GetBatch saves most of that, and
+keeps no order here: it is what reads of single objects are up against.
 """
 
 from __future__ import annotations
@@ -77,7 +79,8 @@ IN_FLIGHT: Final = 64
 WORKERS: Final = (0, 1, 2, 4, 8)
 PREFETCH: Final = (2, 8)
 PER_REQUEST: Final = (256, 64, 1_024)
-DATASETS: Final = ("AISMapDataset", "AISIterDataset", "AISBatchIterDataset")
+CHOSEN: Final = {"AISMapDataset": 2, "AISIterDataset": 1, "AISBatchIterDataset": 1}
+"""How many settings of a dataset take part in the turns."""
 TARGET: Final = 5.0
 
 Contents = dict[str, bytes]
@@ -169,7 +172,7 @@ def native(
     return figures
 
 
-def limit(side: Side) -> dict[str, float]:
+def bare(side: Side) -> dict[str, float]:
     found = Delivered()
 
     async def read(session: aiohttp.ClientSession, urls: Iterator[tuple[str, URL]]) -> None:
@@ -258,8 +261,14 @@ def rate(side: Side, settings: Settings) -> float:
     return count / (time.perf_counter() - started)
 
 
-def best(side: Side, dataset: str) -> Settings:
-    """Try workers, then with the best number of them the other settings."""
+def best(side: Side, dataset: str, number: int) -> list[Settings]:
+    """Try workers, then with the best number of them the other settings; return the best ones.
+
+    Args:
+        side: What to read.
+        dataset: Which dataset.
+        number: How many to return, of different numbers of workers: one trial may be unlucky.
+    """
     is_batch = dataset == "AISBatchIterDataset"
     rates: dict[Settings, float] = {}
 
@@ -284,7 +293,10 @@ def best(side: Side, dataset: str) -> Settings:
     for per_request in PER_REQUEST[1:]:
         attempt(winner().num_workers, winner().prefetch_factor or PREFETCH[0], per_request)
     print(f"{dataset}: " + ", ".join(f"{one.short} {value:,.0f}" for one, value in rates.items()))
-    return winner()
+    by_workers: dict[int, Settings] = {}
+    for settings in sorted(rates, key=lambda settings: -rates[settings]):
+        by_workers.setdefault(settings.num_workers, settings)
+    return list(by_workers.values())[:number]
 
 
 def end_workers() -> None:
@@ -307,7 +319,7 @@ def run(side: Side, chosen: list[Settings]) -> None:
         for settings in chosen:
             loader, order = settings.loader(side)
             cases[str(settings)] = partial(native, side, str(settings), loader, order)
-        cases[f"limit: aiohttp, {IN_FLIGHT} in flight"] = partial(limit, side)
+        cases[f"bare aiohttp, {IN_FLIGHT} in flight"] = partial(bare, side)
         results = interleave(cases)
     report(
         "ais",
@@ -323,8 +335,12 @@ def run(side: Side, chosen: list[Settings]) -> None:
     for name, figures in results.items():
         if name != "headrace":
             print(f"headrace / {name}: {_ratios(ours, figures)}")
-    ratio = ours["samples/s"].median / results[str(chosen[0])]["samples/s"].median
-    print(f"target {TARGET:g} times AISMapDataset: {'met' if ratio >= TARGET else 'MISSED'}")
+    rival = max(
+        results[str(one)]["samples/s"].median for one in chosen if one.dataset == "AISMapDataset"
+    )
+    ratio = ours["samples/s"].median / rival
+    verdict = "met" if ratio >= TARGET else "MISSED"
+    print(f"{ratio:.1f} times the best of AISMapDataset, target {TARGET:g}: {verdict}")
 
 
 def _ratios(ours: dict[str, Spread], theirs: dict[str, Spread]) -> str:
@@ -340,7 +356,7 @@ def main() -> None:
         running.put_many(BUCKET, contents.items())
         small, large = (Side(running.endpoint, BUCKET, contents, size) for size in (32, 256))
         print("trials: workers/prefetch_factor/objects per GetBatch samples/s")
-        chosen = [best(small, name) for name in DATASETS]
+        chosen = [one for name, number in CHOSEN.items() for one in best(small, name, number)]
         for side in (small, large):
             run(side, chosen)
             end_workers()
