@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.cluster import Cluster, find_aisnode
 from tests.support.fakes import assert_no_receiver_is_left
 
 if TYPE_CHECKING:
@@ -22,16 +21,6 @@ def no_thread_is_left() -> Iterator[None]:
     """Fail a test whose datasets leave a thread when they are gone."""
     yield
     assert_no_receiver_is_left()
-
-
-@pytest.fixture(scope="session")
-def cluster() -> Iterator[Cluster]:
-    """Return a real cluster; skip where there is no program for one."""
-    aisnode = find_aisnode()
-    if aisnode is None:
-        pytest.skip("no aisnode on PATH nor in $HEADRACE_AISNODE")
-    with Cluster(aisnode) as cluster:
-        yield cluster
 
 
 @pytest.fixture
