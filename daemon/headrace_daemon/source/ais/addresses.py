@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlencode
 
@@ -14,6 +15,7 @@ def bucket_path(bucket: Bucket) -> str:
     return f"/v1/buckets/{bucket.name}?{bucket_query(bucket)}"
 
 
+@lru_cache(maxsize=256)
 def bucket_query(bucket: Bucket) -> str:
     """Return the query that says which bucket of this name is meant."""
     words = {"provider": bucket.provider}
