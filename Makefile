@@ -6,6 +6,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 # Newer than pyproject.toml and constraints.txt = the environment is what they say.
 STAMP  := $(VENV)/.installed
+# Processes of the tests. Each starts an AIStore cluster of its own, where there is an aisnode.
+JOBS   ?= 2
 EXTRAS := daemon,torch,demo,dev,bench
 
 .DEFAULT_GOAL := help
@@ -19,8 +21,8 @@ install: $(STAMP)  ## create .venv, or bring it up to date
 demo: $(STAMP)  ## train on real data through a daemon, with both of them killed on the way
 	@$(BIN)/headrace demo
 
-test: $(STAMP)  ## run the tests (HYPOTHESIS_PROFILE=thorough: many more examples)
-	$(BIN)/python -m pytest
+test: $(STAMP)  ## run the tests (JOBS=n: in n processes; HYPOTHESIS_PROFILE=thorough: many more examples)
+	$(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=loadscope
 
 check: lint types test  ## lint, types and test: all that must be green
 
