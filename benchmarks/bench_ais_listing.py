@@ -3,8 +3,8 @@
 Isolated: 25,000 objects of 16 bytes in a real cluster, one proxy and three targets on the same
 cores.  Each measurement begins with nothing: no connection, no cluster map, no manifest.
 
-Headrace: what ``headrace index --refresh`` does: the map, all pages, the columns with names, sizes,
-checksums and versions, their digest, the manifest in the state folder and mapped from there.
+Headrace: what ``headrace index SOURCE --refresh`` does: the map, all pages, the columns with names,
+sizes, checksums and versions, their digest, the manifest in the state folder and mapped from there.
 Bare: a loop with aiohttp over the same msgpack pages that decodes each with msgspec and keeps the
 names: once asking for names only, once for the four properties that a manifest needs, which cost
 the cluster more.

@@ -22,6 +22,9 @@ from headrace import errors as shared
 from headrace.errors import HeadraceError
 from headrace.protocol import messages as m
 
+LIST_ANEW: Final = "restore it, or list anew with 'headrace index SOURCE --refresh'"
+"""What to do about an object that is not as it was listed."""
+
 
 class SettingsError(HeadraceError):
     """A key of the configuration is unknown, missing or has a value that is not allowed."""

@@ -319,7 +319,7 @@ def test_an_object_that_changed_after_the_listing_is_noticed(
         run(list_and_read(ais, tmp_path, change))
     assert f"object ais://b/{ONE}" in str(raised.value)
     assert told in str(raised.value)
-    assert "index --refresh" in str(raised.value)
+    assert "index SOURCE --refresh" in str(raised.value)
 
 
 def test_the_same_bytes_stored_again_are_no_change(ais: StandIn, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 from headrace.manifest import Manifest
 
 from ..errors import (
+    LIST_ANEW,
     ObjectChangedError,
     ObjectMissingError,
     ObjectUnreadableError,
@@ -168,8 +169,8 @@ class LocalReader:
                 if not stat.S_ISREG(facts.st_mode):
                     raise ObjectChangedError(
                         path,
-                        f"{path} is no file any more: it was changed after the listing; restore "
-                        "it, or list anew with 'headrace index --refresh'",
+                        f"{path} is no file any more: it was changed after the listing; "
+                        f"{LIST_ANEW}",
                     )
                 size = facts.st_size
                 wanted = len(request.target)
@@ -187,14 +188,12 @@ class LocalReader:
             raise ObjectChangedError(
                 path,
                 f"file {path} has {size} bytes, the manifest says {wanted}: it was changed after "
-                "the listing; restore it, or list anew with 'headrace index --refresh'",
+                f"the listing; {LIST_ANEW}",
             )
 
     def _explain(self, path: str, error: OSError) -> SourceError:
         if isinstance(error, FileNotFoundError | NotADirectoryError):
             return ObjectMissingError(
-                path,
-                f"file {path} is in the manifest but not there any more: restore it, or list "
-                "anew with 'headrace index --refresh'",
+                path, f"file {path} is in the manifest but not there any more: {LIST_ANEW}"
             )
         return ObjectUnreadableError(path, f"file {path} cannot be read: {error.strerror}")

@@ -156,7 +156,7 @@ def test_the_manifest_of_a_cursor_is_taken_also_when_the_source_was_listed_anew(
     catalog = folders(store, threads)
     before = run(catalog.open(source)).manifest.digest
     (data / "c").write_bytes(b"333")
-    store.keep(source, list_folder(source))  # what `headrace index --refresh` does
+    store.keep(source, list_folder(source))  # what `headrace index SOURCE --refresh` does
     assert run(catalog.open(source, digest=before)).manifest.digest == before
     assert run(catalog.open(source)).manifest.digest != before
 

@@ -410,7 +410,7 @@ def test_a_file_of_another_size_is_refused_with_both_sizes(
     assert refused.value.what == f"{tmp_path}/b"
     text = str(refused.value)
     assert f"file {tmp_path}/b has {told} bytes, the manifest says 10" in text
-    assert "restore it, or list anew with 'headrace index --refresh'" in text
+    assert "restore it, or list anew with 'headrace index SOURCE --refresh'" in text
 
 
 def test_a_file_that_shrinks_while_it_is_read_is_refused_with_what_was_left(

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from yarl import URL
 
 from ...errors import (
+    LIST_ANEW,
     ObjectChangedError,
     ObjectCorruptError,
     ObjectMissingError,
@@ -48,7 +49,6 @@ MAX_CORRUPT: Final = 3
 """Times that an object may arrive with bytes that do not have its checksum."""
 
 _REDIRECTS: Final = (301, 302, 307, 308)
-_ANEW: Final = "restore it, or list anew with 'headrace index --refresh'"
 
 
 class Ways(NamedTuple):
@@ -171,7 +171,7 @@ class ObjectRead:
             )
         return ObjectMissingError(
             self.what,
-            f"{self.what} is in the manifest but not in the store any more ({fault}): {_ANEW}",
+            f"{self.what} is in the manifest but not in the store any more ({fault}): {LIST_ANEW}",
         )
 
     def _final(self, fault: Fault) -> StoreAccessError | ObjectUnreadableError:
@@ -324,5 +324,5 @@ class ObjectRead:
         raise ObjectChangedError(
             self.what,
             f"{self.what} {is_new} at {where}, the manifest says {was}: it was changed after the "
-            f"listing; {_ANEW}",
+            f"listing; {LIST_ANEW}",
         )
