@@ -358,7 +358,7 @@ def test_an_object_of_a_target_that_left_the_map_is_not_called_missing(ais: Stan
     with pytest.raises(StoreUnavailableError) as raised:
         run(main())
     assert f"object ais://b/{ONE}" in str(raised.value)
-    assert "bring the target back" in str(raised.value)
+    assert "bring it back" in str(raised.value)
     assert owner.id in str(raised.value)
 
 

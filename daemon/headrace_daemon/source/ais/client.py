@@ -145,6 +145,7 @@ class AisClient:
         Raises:
             StoreUnavailableError: If no proxy has answered within the deadline.
             StoreAccessError: If the token is refused.
+            SettingsError: If no endpoint is known.
         """
         retry = Retry(self.deadline_s if deadline_s is None else deadline_s)
         while True:
@@ -165,12 +166,16 @@ class AisClient:
                     return answer
                 self.turn_from(proxy)
             if retry.num_tries == 1:
-                logger.warning("the store does not answer what=%r: %s", what, answer)
+                logger.warning(
+                    "the store does not answer what=%r deadline_s=%g: %s",
+                    what,
+                    retry.deadline_s,
+                    answer,
+                )
             if not await retry.pause():
                 raise StoreUnavailableError(
                     what,
-                    f"{what}: {answer}; asked {retry.num_tries} time(s) within "
-                    f"{retry.deadline_s:g} s ([store] deadline_s): check the cluster and "
+                    f"{what}: {answer}; {retry.explain()}: check the cluster and "
                     f"{self.access.origin} ({', '.join(self._proxies)})",
                 )
 
@@ -209,9 +214,7 @@ class AisClient:
                 # HEAD has no body: the store puts the error into a header.
                 told = content or answer.headers.get("Hdr-Error", "").encode()
                 return of_answer(answer.status, told, where)
-        except ssl.SSLCertVerificationError as error:
-            return Fault(Kind.FINAL, f"has a certificate that is not trusted ({error})", where)
-        except aiohttp.ClientConnectorCertificateError as error:
+        except (ssl.SSLCertVerificationError, aiohttp.ClientConnectorCertificateError) as error:
             return Fault(Kind.FINAL, f"has a certificate that is not trusted ({error})", where)
         except TROUBLE as error:
             return of_exception(error, where)

@@ -173,9 +173,8 @@ class Cluster:
 
     def explain_missing(self) -> str:
         """Say in words which targets are missing, and what to do."""
-        names = ", ".join(map(str, self.missing))
+        names = " and ".join(map(str, self.missing))
         return (
-            f"target {names} was in the cluster map and is missing now, so an object that is not "
-            "found may well exist: bring the target back, or restart the daemon if it was removed "
-            "for good"
+            f"target {names} was in the cluster map and is missing now, so what is not found may "
+            "well exist: bring it back; if it was removed for good, start headrace anew"
         )

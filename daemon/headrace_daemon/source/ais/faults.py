@@ -120,7 +120,7 @@ def of_exception(error: BaseException, where: str) -> Fault:
         where: The node that was asked.
     """
     match error:
-        case aiohttp.ServerTimeoutError() if isinstance(error, aiohttp.ConnectionTimeoutError):
+        case aiohttp.ConnectionTimeoutError():
             words = "did not accept a connection in time"
         case TimeoutError():
             words = "did not send anything for too long"

@@ -83,7 +83,7 @@ class _Rows(NamedTuple):
 
 
 class _UnsureError(Exception):
-    """A listing that may lack something."""
+    """A listing that may lack something, or has something twice."""
 
 
 class Lister:
@@ -118,6 +118,7 @@ class Lister:
         bucket = source.bucket
         assert bucket is not None
         retry = Retry(self._client.deadline_s)
+        last_reason = ""
         while True:
             try:
                 before = await self._whole()
@@ -128,19 +129,17 @@ class Lister:
                         raise _UnsureError("the cluster map has changed meanwhile")
                     if not writer.num_entries:
                         raise SourceMissingError(source.location, _explain_empty(source, bucket))
-                    loop = asyncio.get_running_loop()
-                    return await loop.run_in_executor(self._executor, writer.finish)
-            except ValueError as error:  # of `finish`
-                reason = str(error)
+                    return await self._finish(writer)
             except _UnsureError as unsure:
                 reason = str(unsure)
-            logger.warning("listing begun anew source=%s: %s", source.location, reason)
             if not await retry.pause():
                 raise StoreUnavailableError(
                     source.location,
-                    f"{source.location} cannot be listed as a whole: {reason}; tried "
-                    f"{retry.num_tries} times within {retry.deadline_s:g} s ([store] deadline_s)",
+                    f"{source.location} cannot be listed as a whole: {reason}; {retry.explain()}",
                 )
+            level = logging.DEBUG if reason == last_reason else logging.WARNING
+            logger.log(level, "listing begun anew source=%s: %s", source.location, reason)
+            last_reason = reason
 
     async def _whole(self) -> ClusterMap:
         """Return the map of a cluster that is complete."""
@@ -148,6 +147,13 @@ class Lister:
         if self._cluster.missing:
             raise _UnsureError(self._cluster.explain_missing())
         return current
+
+    async def _finish(self, writer: ManifestWriter) -> Manifest:
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(self._executor, writer.finish)
+        except ValueError as error:  # a name was listed twice
+            raise _UnsureError(str(error)) from error
 
     async def _collect(
         self,

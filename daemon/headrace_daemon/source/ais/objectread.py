@@ -185,10 +185,7 @@ class ObjectRead:
     def _late(self, fault: Fault) -> StoreUnavailableError:
         retry, cluster = self._retry, self._ways.cluster
         assert retry is not None
-        text = (
-            f"{self.what} cannot be read: {fault}; tried {retry.num_tries} times within "
-            f"{retry.deadline_s:g} s ([store] deadline_s)"
-        )
+        text = f"{self.what} cannot be read: {fault}; {retry.explain()}"
         if cluster.missing:
             text += f"; {cluster.explain_missing()}"
         return StoreUnavailableError(self.what, text)
@@ -243,6 +240,7 @@ class ObjectRead:
     async def _get(self, url: URL, owner: Node | None) -> Fault | None:
         """Get the object from a target."""
         ways = self._ways
+        where = owner or f"target {url.origin()}"
         try:
             async with ways.client.session.get(
                 url,
@@ -250,9 +248,9 @@ class ObjectRead:
                 allow_redirects=False,
                 timeout=ways.timeout,
             ) as answer:
-                return await self._receive(answer, owner or f"target {url.origin()}")
+                return await self._receive(answer, where)
         except TROUBLE as error:
-            return of_exception(error, str(owner or f"target {url.origin()}"))
+            return of_exception(error, str(where))
 
     def _rest(self) -> dict[str, str]:
         """Return the header that asks for what has not arrived yet; none for a whole object."""

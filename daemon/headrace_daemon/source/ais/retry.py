@@ -67,3 +67,8 @@ class Retry:
         await self._sleep(min(pause_s, self.left_s))
         self._limit_s = min(2 * self._limit_s, LONGEST_PAUSE_S)
         return self.again()
+
+    def explain(self) -> str:
+        """Say in words how often it was tried and what the limit was, for a message."""
+        times = "once" if self.num_tries == 1 else f"{self.num_tries} times"
+        return f"tried {times} within {self.deadline_s:g} s ([store] deadline_s)"

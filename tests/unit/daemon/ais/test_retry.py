@@ -58,3 +58,10 @@ def test_a_try_without_a_pause_counts_and_knows_the_deadline() -> None:
     assert retry.left_s == 0.0
     assert not retry.again()
     assert retry.num_tries == 2
+
+
+def test_an_end_is_explained_with_the_tries_and_the_limit() -> None:
+    retry = Retry(300.0)
+    assert retry.explain() == "tried once within 300 s ([store] deadline_s)"
+    assert retry.again()
+    assert retry.explain() == "tried 2 times within 300 s ([store] deadline_s)"
