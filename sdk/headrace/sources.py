@@ -19,6 +19,8 @@ from .plans import Plan, Sequential, Shuffled
 
 # A path may hold a colon; only these are URIs.
 _SCHEME: Final = re.compile("file(?=:/)|[a-z][a-z0-9+.-]*(?=://)", re.IGNORECASE)
+# A bucket that lacks a slash would be taken for a folder, and be missing there.
+_HALF_SCHEME: Final = re.compile(f"({'|'.join(PROVIDERS)}):/?(?!/)(.*)", re.IGNORECASE | re.DOTALL)
 
 
 class Objects(
@@ -52,6 +54,11 @@ class Objects(
         scheme = _scheme(uri)
         if scheme in PROVIDERS:
             Bucket.parse(uri)
+        elif half := _HALF_SCHEME.match(uri):
+            raise PlanError(
+                f"uri={uri!r} may be a bucket or a folder: write {half[1]}://{half[2]} for a "
+                f"bucket, or ./{uri} for a folder"
+            )
         elif scheme == "file":
             _check_file_uri(uri)
         elif scheme:

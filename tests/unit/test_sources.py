@@ -90,6 +90,22 @@ def test_a_path_and_a_file_uri_name_a_folder(uri: str, path: str) -> None:
     assert Objects(uri).path == path
 
 
+@pytest.mark.parametrize(
+    ("uri", "bucket"),
+    [
+        ("ais:images/train", "ais://images/train"),
+        ("ais:/images/train", "ais://images/train"),
+        ("S3:images", "S3://images"),
+        ("gs:", "gs://"),
+    ],
+)
+def test_a_bucket_that_lacks_a_slash_is_not_taken_for_a_folder(uri: str, bucket: str) -> None:
+    with pytest.raises(PlanError) as raised:
+        Objects(uri)
+    assert f"write {bucket} for a bucket, or ./{uri} for a folder" in str(raised.value)
+    assert Objects(f"./{uri}").path == str(Path.cwd() / uri)
+
+
 def test_a_path_object_is_taken() -> None:
     assert Objects(Path("/data/train")) == Objects("/data/train")  # type: ignore[arg-type]
 
