@@ -24,6 +24,7 @@ from typing import (
 import msgspec
 
 from headrace.client import DEFAULT_SOCKET
+from headrace.errors import PlanError
 from headrace.sources import Objects, Stream
 
 from .errors import SettingsError
@@ -171,11 +172,16 @@ class TrustSettings(_Table, frozen=True, kw_only=True):
     """User ids that may connect; by default whoever the mode of the socket lets in."""
 
     def __post_init__(self) -> None:
-        if "" in self.allow_sources:
-            raise SettingsValueError(
-                "allow_sources",
-                "'' is no folder: give a folder or the URI of a bucket, or '*' to allow all",
-            )
+        for source in self.allow_sources:
+            if not source:
+                raise SettingsValueError(
+                    "allow_sources",
+                    "'' is no folder: give a folder or the URI of a bucket, or '*' to allow all",
+                )
+            try:
+                Objects(source)  # "*" is one too: a folder of that name
+            except PlanError as error:
+                raise SettingsValueError("allow_sources", str(error)) from None
         for uid in self.allow_uids or ():
             _check_range("allow_uids", uid, 0, 2**32 - 2)
 

@@ -16,6 +16,7 @@ from .. import lifecycle
 from ..errors import SettingsError
 from ..observe import logs
 from ..settings import Settings, SettingsValueError, TrustSettings, load
+from ..source.ais.access import NO_ENDPOINT, Access
 from ..transport import listener
 
 if TYPE_CHECKING:
@@ -39,11 +40,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--allow-source",
         action="append",
         default=[],
-        metavar="FOLDER",
-        help="folder below which clients may open streams of their own; may be repeated",
+        metavar="SOURCE",
+        help="folder or ais://bucket/prefix below which clients may open streams of their own; may "
+        "be repeated, and adds to [trust] allow_sources",
     )
     parser.add_argument(
-        "--log-level", choices=("debug", "info", "warning", "error"), default="info"
+        "--log-level",
+        choices=("debug", "info", "warning", "error"),
+        default="info",
+        help="what is logged on standard error, this level and above (default: %(default)s)",
     )
     parser.add_argument(
         "--private",
@@ -58,6 +63,7 @@ def run(options: argparse.Namespace) -> int:
     """Serve until told to stop."""
     logs.configure(options.log_level)
     settings = _settings(options)
+    _check_endpoints(settings)
     lifeline = None if options.private is None else _lifeline()
     _make_state_dir(settings.daemon.state_dir)
     path = Path(settings.daemon.socket)
@@ -91,8 +97,21 @@ def _settings(options: argparse.Namespace) -> Settings:
         raise SettingsError(f"--{option}") from None
     if options.allow_source:
         allowed = (*trust.allow_sources, *options.allow_source)
-        trust = msgspec.structs.replace(trust, allow_sources=allowed)
+        try:
+            trust = msgspec.structs.replace(trust, allow_sources=allowed)
+        except SettingsValueError as error:
+            reason = str(error).partition(": ")[2]  # it begins with the key
+            raise SettingsError(f"--allow-source: {reason}") from None
     return msgspec.structs.replace(settings, daemon=daemon, trust=trust)
+
+
+def _check_endpoints(settings: Settings) -> None:
+    """Refuse streams of a store whose address nobody has given: none of them could be read."""
+    if Access(settings.store).endpoints:
+        return
+    for name, stream in settings.streams.items():
+        if stream.source.bucket is not None:
+            raise SettingsError(f"stream {name} reads {stream.source.location}: {NO_ENDPOINT}")
 
 
 def _make_state_dir(folder: str) -> None:

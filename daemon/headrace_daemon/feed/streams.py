@@ -183,10 +183,7 @@ def is_below(source: Source, prefix: str) -> bool:
     """
     if prefix == "*":
         return True
-    try:
-        allowed = Objects(prefix)
-    except PlanError:
-        return False
+    allowed = Objects(prefix)
     if (allowed.bucket is None) != (source.bucket is None):
         return False
     if source.bucket is None:

@@ -80,11 +80,23 @@ def bind(path: Path, group: str) -> socket.socket:
     return listener
 
 
+def group_id(group: str) -> int:
+    """Return the id of a group.
+
+    Raises:
+        SettingsError: If there is no such group.
+    """
+    try:
+        return grp.getgrnam(group).gr_gid
+    except KeyError:
+        raise SettingsError(
+            f"daemon.group = {group!r}: there is no such group: make it, or name another one"
+        ) from None
+
+
 def _give_to(path: Path, group: str) -> None:
     try:
-        os.chown(path, -1, grp.getgrnam(group).gr_gid)
-    except KeyError:
-        raise SettingsError(f"daemon.group = {group!r}: there is no such group") from None
+        os.chown(path, -1, group_id(group))
     except OSError as error:
         raise SettingsError(
             f"daemon.group = {group!r}: the socket cannot be given to it ({error.strerror}): run "

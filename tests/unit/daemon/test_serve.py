@@ -61,6 +61,7 @@ def test_it_serves_without_a_configuration(folder: Path) -> None:
         (["--socket", "{folder}/file"], 2, "file is in the way: it exists and is not a socket"),
         (["--socket", "{folder}/missing/s"], 2, "cannot be made: No such file or directory"),
         (["--socket", "/" + "x" * 200], 2, "has 201 bytes, the system allows 107"),
+        (["--allow-source", "aiss://x"], 2, "--allow-source: uri='aiss://x' has scheme 'aiss'"),
         (["--private", "{folder}/missing"], 2, "missing: No such file or directory"),
     ],
     ids=lambda value: " ".join(value)[:60] if isinstance(value, list) else "",
@@ -91,3 +92,27 @@ def test_a_folder_without_permission_is_named(folder: Path, what: str) -> None:
     assert (done.returncode, done.stdout) == (2, "")
     assert os.fspath(places[what]) in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_a_stream_of_a_store_that_nobody_named_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = folder / "headrace.toml"
+    path.write_text(
+        f"""
+        [daemon]
+        socket = "{folder}/s"
+        state_dir = "{folder}/state"
+        [streams.train]
+        source = {{ uri = "ais://images/train/" }}
+        plan = {{ type = "Sequential", batch_size = 1 }}
+        """
+    )
+    done = headrace("serve", "--config", path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("headrace serve: stream train reads ais://images/train/: the ")
+    assert "set [store] endpoints in the configuration, or $AIS_ENDPOINT" in done.stderr
+    assert not (folder / "s").exists()
+    monkeypatch.setenv("AIS_ENDPOINT", "http://127.0.0.1:1")  # down, which is no reason
+    with serving("--config", path):
+        assert (folder / "s").exists()

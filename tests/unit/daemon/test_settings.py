@@ -164,6 +164,11 @@ def source(fields: str) -> str:
         ("[fetch]\nmax_in_flight = 99999999999999999999", "fetch.max_in_flight", ["1..1024"]),
         ("[trust]\nallow_uids = [-1]", "trust.allow_uids = [-1]", ["allowed: 0..4294967294"]),
         ('[trust]\nallow_sources = [""]', "trust.allow_sources = ['']", ["'*' to allow all"]),
+        (
+            '[trust]\nallow_sources = ["/data", "aiss://scratch"]',
+            "trust.allow_sources = ['/data', 'aiss://scratch']",
+            ["uri='aiss://scratch' has scheme 'aiss'", "ais://"],
+        ),
         (source('uri = ""'), "streams.train.source", ["uri=''", "give a folder"]),
         (
             source('uri = "ftp://x"'),

@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+NO_ENDPOINT: Final = (
+    "the address of the AIStore cluster is not known: set [store] endpoints in the configuration, "
+    "or $AIS_ENDPOINT, to http://host:port of a proxy"
+)
+"""What is wrong where a bucket is to be read and there is no endpoint."""
+
 _YES: Final = ("1", "true", "yes", "on", "y", "t")
 
 
@@ -60,7 +66,11 @@ class Access:
         )
         self._token_path = Path(path) if path else None
         if self._token_path is not None:
-            self._token = _read_token(self._token_path)
+            told_by = "[store] token_file" if settings.token_file else "$AIS_AUTHN_TOKEN_FILE"
+            try:
+                self._token = _read_token(self._token_path)
+            except SettingsError as error:
+                raise SettingsError(f"{told_by}: {error}") from error
 
     @property
     def _has_https(self) -> bool:
@@ -112,8 +122,10 @@ def _read_token(path: Path) -> str:
     """Return the token in a file: bare, or a field ``token``, as the store's CLI writes it."""
     try:
         text = path.read_text().strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"token file {path} cannot be read: {error}") from error
+    except OSError as error:
+        raise SettingsError(f"token file {path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"token file {path} is not text") from error
     if text.startswith("{"):
         try:
             token = json.loads(text)["token"]
@@ -121,7 +133,9 @@ def _read_token(path: Path) -> str:
             raise SettingsError(f"token file {path} is JSON without a field 'token'") from error
         text = token.strip() if isinstance(token, str) else ""
     if not text or not text.isprintable() or " " in text:
-        raise SettingsError(f"token file {path} has no token in it: one word, or {{'token': …}}")
+        raise SettingsError(
+            f'token file {path} has no token in it: write one word, or {{"token": "…"}}'
+        )
     return text
 
 

@@ -14,6 +14,7 @@ from yarl import URL
 
 from ... import __version__
 from ...errors import SettingsError, StoreAccessError, StoreUnavailableError
+from .access import NO_ENDPOINT
 from .faults import TROUBLE, Fault, Kind, of_answer, of_exception
 from .retry import Retry
 
@@ -96,10 +97,7 @@ class AisClient:
             SettingsError: If no endpoint is known.
         """
         if not self._proxies:
-            raise SettingsError(
-                "the address of the AIStore cluster is not known: set [store] endpoints in the "
-                "configuration, or $AIS_ENDPOINT, to http://host:port of a proxy"
-            )
+            raise SettingsError(NO_ENDPOINT)
         return self._proxies[0]
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 from typing import TYPE_CHECKING
 
@@ -60,8 +61,12 @@ def test_a_file_without_a_token_is_refused_without_its_content(tmp_path: Path, t
 
 
 def test_a_token_file_that_is_missing_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="cannot be read"):
-        Access(StoreSettings(token_file=str(tmp_path / "none")), {})
+    path = str(tmp_path / "none")
+    told = re.escape(f": token file {path} cannot be read: No such file or directory")
+    with pytest.raises(SettingsError, match=rf"^\[store\] token_file{told}$"):
+        Access(StoreSettings(token_file=path), {})
+    with pytest.raises(SettingsError, match=rf"^\$AIS_AUTHN_TOKEN_FILE{told}$"):
+        Access(StoreSettings(), {"AIS_AUTHN_TOKEN_FILE": path})
 
 
 def test_a_renewed_token_is_another_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
