@@ -293,7 +293,7 @@ def test_check_shows_the_store_and_its_streams(store: Store, tmp_path: Path) -> 
     done = headrace("check", config(store, tmp_path))
     assert (done.returncode, done.stderr) == (0, "")
     assert f"at {store.endpoint}, cluster" in done.stdout
-    assert "1 proxies, 3 targets" in done.stdout
+    assert "proxies: 1, targets: 3" in done.stdout
     assert done.stdout.count(" ms\n") == 3
     assert "100 samples" in done.stdout
 

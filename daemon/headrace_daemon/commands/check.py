@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import msgspec
 from rich.console import Console
 from rich.filesize import decimal
 
@@ -14,7 +15,10 @@ from headrace.topology import Topology
 
 from ..assemble.layout import padded
 from ..assemble.slots import MIN_SLOTS
+from ..errors import StoreUnavailableError
 from ..settings import Settings, load
+from ..source.ais.access import Access
+from ..transport.listener import group_id
 from .sources import ask_store, list_aside
 
 if TYPE_CHECKING:
@@ -24,14 +28,17 @@ if TYPE_CHECKING:
     from ..source.ais.store import AisStore, Reach
 
 STORE_DEADLINE_S: Final = 15.0
-"""How long the store may take to answer here, seconds: somebody waits at a terminal."""
+"""How long the store is asked again here at most, seconds: somebody waits at a terminal."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
     parser.add_argument("config", type=Path, metavar="CONFIG", help="configuration file (TOML)")
     parser.add_argument(
-        "--world-size", type=int, default=1, help="number of ranks to compute steps for"
+        "--world-size",
+        type=int,
+        default=1,
+        help="number of ranks to compute steps for (default: %(default)s)",
     )
 
 
@@ -39,26 +46,40 @@ def run(options: argparse.Namespace) -> int:
     """Ask the store how it is, list the source of each stream, print the size of its plan."""
     console = Console(markup=False, emoji=False, highlight=False, soft_wrap=True)
     topology = Topology(0, options.world_size)
-    settings = load(options.config)
+    given = load(options.config)
+    store = msgspec.structs.replace(
+        given.store, deadline_s=min(given.store.deadline_s, STORE_DEADLINE_S)
+    )
+    settings = msgspec.structs.replace(given, store=store)
     daemon = settings.daemon
+    # What `serve` would refuse is not called valid.
+    Access(store)
+    if daemon.group:
+        group_id(daemon.group)
     console.print(f"{options.config}: valid")
     console.print(f"socket   {daemon.socket}")
     console.print(f"memory   {decimal(daemon.memory_bytes)}")
     console.print(f"state    {daemon.state_dir}")
     failures = 0
-    if settings.store.endpoints or any(
-        stream.source.bucket for stream in settings.streams.values()
-    ):
+    is_store_up = True
+    if store.endpoints or any(stream.source.bucket for stream in settings.streams.values()):
         try:
             failures += _check_store(console, settings)
         except HeadraceError as error:
             console.print(f"  error  {error}", style="red")
+            is_late = isinstance(error, StoreUnavailableError)
+            if is_late and store.deadline_s < given.store.deadline_s:
+                console.print(
+                    f"  (here the store has {store.deadline_s:g} s; a daemon gives it deadline_s = "
+                    f"{given.store.deadline_s:g})"
+                )
             failures += 1
+            is_store_up = False
     for name in settings.streams:
         mark = " (default)" if name == settings.default_stream else ""
         console.print(f"\nstream {name}{mark}", style="bold")
         try:
-            _check_stream(console, settings, name, topology)
+            _check_stream(console, settings, name, topology, is_store_up=is_store_up)
         except HeadraceError as error:
             console.print(f"  error  {error}", style="red")
             failures += 1
@@ -67,10 +88,14 @@ def run(options: argparse.Namespace) -> int:
     return 1 if failures else 0
 
 
-def _check_stream(console: Console, settings: Settings, name: str, topology: Topology) -> None:
+def _check_stream(
+    console: Console, settings: Settings, name: str, topology: Topology, *, is_store_up: bool
+) -> None:
     stream = settings.streams[name]
     console.print(f"  source {stream.source.location}")
     console.print(f"  plan   {stream.plan!r}")
+    if stream.source.bucket is not None and not is_store_up:
+        raise HeadraceError("not listed, since the store could not be asked (see above)")
     manifest = list_aside(settings, stream.source)
     console.print(
         f"  data   {len(manifest)} samples, {decimal(manifest.total_bytes)}, manifest "
@@ -103,7 +128,6 @@ def _check_store(console: Console, settings: Settings) -> int:
     console.print("\nstore", style="bold")
 
     async def ask(ais: AisStore) -> tuple[str, ClusterMap, list[Reach], str]:
-        ais.client.deadline_s = min(ais.client.deadline_s, STORE_DEADLINE_S)
         version = await ais.version()
         reaches = await ais.ping()
         return version, await ais.cluster.current(), reaches, ais.client.proxy
@@ -111,7 +135,7 @@ def _check_store(console: Console, settings: Settings) -> int:
     version, cluster, reaches, proxy = ask_store(settings, ask)
     console.print(
         f"  AIStore {version or 'of unknown version'} at {proxy}, cluster {cluster.uuid}, map "
-        f"version {cluster.version}, {len(cluster.proxies)} proxies, {len(reaches)} targets"
+        f"version {cluster.version}, proxies: {len(cluster.proxies)}, targets: {len(reaches)}"
     )
     failures = 0
     for reach in sorted(reaches, key=lambda reach: reach.node.id):

@@ -25,11 +25,16 @@ _SHOWN = 5
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
     parser.add_argument(
-        "source", nargs="?", help="a folder or ais://bucket/prefix; by default that of --stream"
+        "source", nargs="?", help="a folder or ais://bucket/prefix; or use --config"
     )
-    parser.add_argument("--suffix", action="append", default=[], help="as in the source")
+    parser.add_argument(
+        "--suffix",
+        action="append",
+        default=[],
+        help="take only names that end with this; may be repeated",
+    )
     parser.add_argument("--config", type=Path, help="configuration of the daemon that will use it")
-    parser.add_argument("--stream", help="name of a configured stream")
+    parser.add_argument("--stream", help="name of a configured stream; the default one if left out")
     parser.add_argument("--state-dir", help="state folder of the daemon; wins over --config")
     parser.add_argument(
         "--refresh", action="store_true", help="list anew, and say what changed since the last time"

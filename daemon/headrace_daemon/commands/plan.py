@@ -42,7 +42,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
     what = parser.add_argument_group("what is read")
     what.add_argument("source", nargs="?", help="a folder or ais://bucket/prefix; or use --config")
-    what.add_argument("--suffix", action="append", default=[], help="as in the source")
+    what.add_argument(
+        "--suffix",
+        action="append",
+        default=[],
+        help="take only names that end with this; may be repeated",
+    )
     what.add_argument("--config", type=Path, help="configuration file (TOML)")
     what.add_argument("--stream", help="name of a configured stream; the default one if left out")
     how = parser.add_argument_group("the plan, with a SOURCE")
@@ -52,9 +57,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--seed", type=int, help="seed of Shuffled")
     how.add_argument("--tail", choices=("short", "drop", "wrap"), help="default short")
     where = parser.add_argument_group("which part of it")
-    where.add_argument("--rank", type=int, default=0)
-    where.add_argument("--world-size", type=int, default=1)
-    where.add_argument("--epoch", type=int, default=0)
+    where.add_argument("--rank", type=int, default=0, help="whose batches; default %(default)s")
+    where.add_argument(
+        "--world-size", type=int, default=1, help="number of ranks; default %(default)s"
+    )
+    where.add_argument("--epoch", type=int, default=0, help="counted from 0; default %(default)s")
     where.add_argument(
         "--steps",
         default=f"0:{_DEFAULT_STEPS}",

@@ -29,9 +29,9 @@ def run(options: argparse.Namespace) -> int:
     with Channel.connect(options.socket) as channel:
         answer = channel.request(m.Status())
     assert isinstance(answer, m.Report)
-    console = Console(markup=False, emoji=False, soft_wrap=options.json)
+    console = Console(markup=False, emoji=False, highlight=False, soft_wrap=True)
     if options.json:
-        console.out(json.dumps(answer.report, indent=2), highlight=False)
+        console.out(json.dumps(answer.report, indent=2))
     else:
         _show(console, answer.report)
     return 0
@@ -42,20 +42,18 @@ def _show(console: Console, report: dict[str, Any]) -> None:
     console.print(
         f"headrace {report['version']} (protocol {report['protocol']}), pid {report['pid']}, up "
         f"{_duration(report['uptime_s'])}, {report['connections'] - 1} other connection(s)",
-        highlight=False,
     )
     console.print(
         f"memory   {decimal(memory['held_bytes'])} held, "
         f"{decimal(memory['guaranteed_bytes'])} promised, "
         f"{decimal(memory['budget_bytes'])} budget",
-        highlight=False,
     )
     _show_store(console, report["store"])
     default = report["default_stream"]
     names = [f"{name} (default)" if name == default else name for name in report["streams"]]
-    console.print(f"streams  {', '.join(names) or 'none configured'}", highlight=False)
+    console.print(f"streams  {', '.join(names) or 'none configured'}")
     if not report["feeds"]:
-        console.print("feeds    none", highlight=False)
+        console.print("feeds    none")
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in (
@@ -90,27 +88,25 @@ def _show_store(console: Console, store: dict[str, Any]) -> None:
     if store["map_version"] is None:
         where = ", ".join(store["endpoints"])
         told = f"{where}, not asked for anything yet" if where else "none configured"
-        console.print(f"store    {told}", highlight=False)
+        console.print(f"store    {told}")
         return
     console.print(
         f"store    {store['proxy']}, cluster {store['uuid']}, map version {store['map_version']}",
-        highlight=False,
     )
     console.print(
         f"         {store['num_targets']} targets, reads {store['way']}, "
         f"{store['retries']} retries",
-        highlight=False,
     )
     for node in store["missing"]:
-        console.print(f"         missing: {node}", style="red", highlight=False)
+        console.print(f"         missing: {node}", style="red")
     for name, reads in sorted(store["targets"].items()):
+        mean = f", mean {reads['mean_ms']:.1f} ms" if reads["reads"] else ""
         console.print(
-            f"         {name}: {reads['reads']} objects, {decimal(reads['bytes'])}, mean "
-            f"{reads['mean_ms']:.1f} ms, {reads['faults']} faults",
-            highlight=False,
+            f"         {name}: {reads['reads']} objects, {decimal(reads['bytes'])}{mean}, "
+            f"{reads['faults']} faults",
         )
     if store["last_fault"]:
-        console.print(f"         last fault: {store['last_fault']}", highlight=False)
+        console.print(f"         last fault: {store['last_fault']}")
 
 
 def _verdict(feed: dict[str, Any]) -> str:

@@ -174,3 +174,33 @@ def test_a_world_of_no_size_is_refused(tmp_path: Path) -> None:
     done = headrace_here("check", path, "--world-size", "0")
     assert (done.returncode, done.stdout) == (2, "")
     assert "world_size=0 is out of range" in done.stderr
+
+
+def test_a_store_that_is_down_is_waited_for_once(tmp_path: Path) -> None:
+    path = tmp_path / "headrace.toml"
+    stream = "source = { uri = 'ais://b/' }\nplan = { type = 'Sequential', batch_size = 1 }\n"
+    path.write_text(
+        "[store]\nendpoints = ['http://127.0.0.1:1']\ndeadline_s = 0.1\n"
+        f"[streams.one]\n{stream}[streams.two]\n{stream}"
+    )
+    done = headrace_here("check", path)
+    assert done.returncode == 1
+    assert done.stdout.count("within 0.1 s ([store] deadline_s): check the cluster and") == 1
+    assert done.stdout.count("error  not listed, since the store could not be asked") == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("group = 'no-such-group'", "daemon.group = 'no-such-group': there is no such"),
+        ("[store]\nendpoints = ['aistore:51080']", "[store] endpoints: 'aistore:51080' is no end"),
+        ("[store]\ntoken_file = '/no/such'", "[store] token_file: token file /no/such cannot be"),
+    ],
+)
+def test_what_serve_refuses_is_not_called_valid(tmp_path: Path, text: str, reason: str) -> None:
+    path = tmp_path / "headrace.toml"
+    path.write_text(f"[daemon]\nsocket = '{tmp_path}/s'\nstate_dir = '{tmp_path}/state'\n{text}")
+    for command in (("check", path), ("serve", "--config", path)):
+        done = headrace(*command)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert reason in done.stderr
