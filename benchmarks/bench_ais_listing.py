@@ -31,8 +31,7 @@ from aistore.sdk import Client
 
 from headrace import Objects
 from headrace_daemon.commands.sources import list_with_progress
-from headrace_daemon.settings import Settings
-from headrace_daemon.settings import StoreSettings as Store
+from headrace_daemon.settings import Settings, StoreSettings
 from headrace_daemon.source.store import ManifestStore
 
 from .ais import cluster, load, objects, versions
@@ -69,7 +68,7 @@ def headrace(endpoint: str) -> int:
     source = Objects(f"ais://{BUCKET}")
     with tempfile.TemporaryDirectory(prefix="headrace-bench-") as folder:
         store = ManifestStore(Path(folder))
-        settings = Settings(store=Store(endpoints=(endpoint,)))
+        settings = Settings(store=StoreSettings(endpoints=(endpoint,)))
         return len(store.keep(source, list_with_progress(settings, source, store.folder)))
 
 

@@ -303,11 +303,14 @@ def test_index_says_what_is_new_in_a_bucket(store: Store, tmp_path: Path) -> Non
     path = config(store, tmp_path)
     assert "listed ais://" in headrace("index", "--config", path, "--stream", "train").stdout
     store.put({"d1/001": b"changed", "new": b"1"})
+    store.client.bucket(store.bucket).object("d1/004").delete()
     kept = headrace("index", "--config", path, "--stream", "train").stdout
     assert "kept ais://" in kept
     lines = headrace("index", "--config", path, "--stream", "train", "--refresh").stdout
     assert "added    1: new" in lines
+    assert "removed  1: d1/004" in lines
     assert "changed  1: d1/001" in lines
+    assert "a target may be missing: 'headrace check CONFIG'" in lines
     (old, new) = sorted(
         ManifestStore(tmp_path / "state").folder.iterdir(), key=lambda path: path.stat().st_mtime
     )

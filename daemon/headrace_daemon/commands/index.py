@@ -69,7 +69,14 @@ def run(options: argparse.Namespace) -> int:
     if verb == "kept":
         console.print("use --refresh to list it anew")
     elif before is not None:
-        for what, names in compare(before, manifest)._asdict().items():
+        difference = compare(before, manifest)
+        for what, names in difference._asdict().items():
             shown = ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
             console.print(f"  {what:<8} {len(names)}" + (f": {shown}" if names else ""))
+        if difference.removed and source.bucket is not None:
+            # A target that is missing when the command starts is not known to it.
+            console.print(
+                "if they should be there, a target may be missing: 'headrace check CONFIG' shows "
+                "those that there are"
+            )
     return 0

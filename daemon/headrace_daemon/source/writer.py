@@ -147,6 +147,7 @@ def _sorted(manifest: Manifest) -> Manifest:
 
 
 _COPY_ROWS: Final = 1 << 16
+"""Rows of a column that are copied at a time when it becomes wider."""
 
 
 class _Column:
