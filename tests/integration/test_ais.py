@@ -330,6 +330,18 @@ def test_status_shows_the_store(store: Store) -> None:
         dataset.close()
 
 
+def test_status_shows_a_store_that_does_not_answer() -> None:
+    nobody = StoreSettings(endpoints=("http://127.0.0.1:1",), deadline_s=0.2)
+    with AppThread().configure(store=nobody) as app:
+        dataset = DaemonDataset(app.socket, Stream(Objects("ais://b"), Shuffled(batch_size=1)))
+        with pytest.raises(errors.FeedError, match="the cluster map: proxy http:"):
+            next(iter(dataset))
+        lines = headrace("status", "--socket", app.socket).stdout.splitlines()
+        assert "store    http://127.0.0.1:1, has not answered yet" in lines
+        assert any("does not answer: proxy http://127.0.0.1:1 cannot be" in line for line in lines)
+        dataset.close()
+
+
 # ---- a node of a real cluster dies ---------------------------------------------------------------
 
 

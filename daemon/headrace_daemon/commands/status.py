@@ -87,8 +87,9 @@ def _show(console: Console, report: dict[str, Any]) -> None:
 def _show_store(console: Console, store: dict[str, Any]) -> None:
     if store["map_version"] is None:
         where = ", ".join(store["endpoints"])
-        told = f"{where}, not asked for anything yet" if where else "none configured"
-        console.print(f"store    {told}")
+        told = "has not answered yet" if store["trouble"] else "not asked for anything yet"
+        console.print(f"store    {f'{where}, {told}' if where else 'none configured'}")
+        _show_trouble(console, store)
         return
     console.print(
         f"store    {store['proxy']}, cluster {store['uuid']}, map version {store['map_version']}",
@@ -97,6 +98,7 @@ def _show_store(console: Console, store: dict[str, Any]) -> None:
         f"         {store['num_targets']} targets, reads {store['way']}, "
         f"{store['retries']} retries",
     )
+    _show_trouble(console, store)
     for node in store["missing"]:
         console.print(f"         missing: {node}", style="red")
     for name, reads in sorted(store["targets"].items()):
@@ -107,6 +109,11 @@ def _show_store(console: Console, store: dict[str, Any]) -> None:
         )
     if store["last_fault"]:
         console.print(f"         last fault: {store['last_fault']}")
+
+
+def _show_trouble(console: Console, store: dict[str, Any]) -> None:
+    if store["trouble"]:
+        console.print(f"         does not answer: {store['trouble']}", style="red")
 
 
 def _verdict(feed: dict[str, Any]) -> str:

@@ -62,6 +62,8 @@ class AisClient:
         self.deadline_s = deadline_s
         # The one that answered last stands first.
         self._proxies = list(access.endpoints)
+        self.trouble = ""
+        """Why no proxy answered the latest question, in words; empty if one did."""
 
     async def __aenter__(self) -> Self:
         self.session = aiohttp.ClientSession(
@@ -154,6 +156,7 @@ class AisClient:
                     proxy, path, method, body, {**headers, "Accept": accept}
                 )
                 if isinstance(answer, Answer):
+                    self.trouble = ""
                     return answer
                 if answer.kind is Kind.UNAUTHORIZED:
                     if not self.access.renew_token(headers):
@@ -161,9 +164,12 @@ class AisClient:
                             what, f"{what}: {answer}: {self.access.explain_token()}"
                         )
                 elif answer.kind not in (Kind.NODE, Kind.BUSY):
+                    self.trouble = ""
                     return answer
                 self.turn_from(proxy)
-            if retry.num_tries == 1:
+            is_news, self.trouble = str(answer) != self.trouble, str(answer)
+            # Many may ask at the same time, and meet the same.
+            if retry.num_tries == 1 and is_news:
                 logger.warning(
                     "the store does not answer what=%r deadline_s=%g: %s",
                     what,

@@ -182,6 +182,7 @@ class AisStore:
             "way": "direct" if self.cluster.serves_direct else "by proxy",
             "retries": self.counts.num_retries,
             "last_fault": self.counts.last_fault,
+            "trouble": self.client.trouble,
             "targets": {
                 name: {
                     "reads": counts.num_reads,
