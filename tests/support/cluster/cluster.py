@@ -147,11 +147,8 @@ class Cluster:
             name: Its name; a bucket of that name does not exist.
             props: Values by section, in place of the cluster's.
         """
-        self._act("POST", name, {"action": "create-bck", "value": props})
-
-    def destroy_bucket(self, name: str) -> None:
-        """Remove a bucket and its objects."""
-        self._act("DELETE", name, {"action": "destroy-bck"})
+        action = {"action": "create-bck", "value": props}
+        self._request("POST", self.endpoint, f"/v1/buckets/{name}?provider=ais", action)
 
     def put_many(
         self, bucket: str, objects: Iterable[tuple[str, bytes]], *, in_flight: int = 16
@@ -291,9 +288,6 @@ class Cluster:
         )
 
     # How it is asked
-
-    def _act(self, method: str, bucket: str, action: Mapping[str, Any]) -> None:
-        self._request(method, self.endpoint, f"/v1/buckets/{bucket}?provider=ais", action)
 
     def _request(
         self, method: str, url: str, path: str, body: Mapping[str, Any] | None = None

@@ -18,10 +18,10 @@ def bucket_path(bucket: Bucket) -> str:
 @lru_cache(maxsize=256)
 def bucket_query(bucket: Bucket) -> str:
     """Return the query that says which bucket of this name is meant."""
-    words = {"provider": bucket.provider}
+    query = {"provider": bucket.provider}
     if bucket.namespace != "@#":
-        words["namespace"] = bucket.namespace
-    return urlencode(words)
+        query["namespace"] = bucket.namespace
+    return urlencode(query)
 
 
 def object_root(bucket: Bucket) -> str:

@@ -16,7 +16,8 @@ import msgspec
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_MAX_WORDS: Final = 300
+_MAX_MESSAGE_CHARS: Final = 300
+"""Of what the store says, kept for people."""
 
 
 class Kind(Enum):
@@ -100,7 +101,7 @@ def of_answer(status: int, body: bytes, where: str) -> Fault:
         told = _decode(body)
     except msgspec.DecodeError:
         told = _Body(message=body.decode(errors="replace"))
-    message = " ".join(told.message.split())[:_MAX_WORDS]
+    message = " ".join(told.message.split())[:_MAX_MESSAGE_CHARS]
     kind = _STATUS.get(status, Kind.FINAL)
     if told.tcode in _NO_BUCKET:
         kind = Kind.NO_BUCKET

@@ -58,6 +58,8 @@ _IS_FOLDER: Final = 1 << 8
 
 
 class _Entry(msgspec.Struct):
+    """An object as the store lists it: name, size in bytes, checksum in hex, version, flags."""
+
     n: str
     s: int = 0
     cs: str = ""
@@ -66,6 +68,8 @@ class _Entry(msgspec.Struct):
 
 
 class _Page(msgspec.Struct):
+    """A page; the id of the listing and the token ask for the next one, no token ends it."""
+
     UUID: str = ""
     ContinuationToken: str = ""
     Entries: list[_Entry] | None = None

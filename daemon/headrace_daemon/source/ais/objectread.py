@@ -99,7 +99,7 @@ class ObjectRead:
             return
         self._retry = retry = Retry(self._ways.client.deadline_s)
         num_corrupt = 0
-        # Whether a proxy has had the object looked for in a complete cluster.
+        # Whether a proxy has already said that the object is missing, while no target was.
         is_looked_for = False
         while True:
             logger.debug("fault what=%r: %s", self.what, fault)
@@ -122,7 +122,7 @@ class ObjectRead:
                     is_patient = False
                 case Kind.MISSING | Kind.NO_BUCKET:
                     await self._look_around(fault)
-                    if not self._ways.cluster.missing:  # or it is not to be believed
+                    if not self._ways.cluster.missing:  # else it is not to be believed
                         if is_looked_for:
                             raise self._missing(fault)
                         is_patient = not was_direct
