@@ -7,12 +7,13 @@ import time
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from heapq import merge
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 import msgpack
 
 from . import archives
-from .names import has_dots
+from .names import has_dots, is_long
 from .nodes import new_id
 from .reading import location
 from .replies import Refused, Reply
@@ -42,6 +43,7 @@ _TYPES: Final = {
 }
 # Bits of the request.
 _CACHED: Final = 1 << 0
+_MISSING: Final = 1 << 1
 _ARCHIVES: Final = 1 << 3
 _NAME_ONLY: Final = 1 << 4
 _NOT_CACHED: Final = 1 << 9
@@ -59,7 +61,8 @@ class _Question:
     uuid: str
     prefix: str
     props: frozenset[str]
-    after: str
+    token: str
+    start_after: str
     flags: int
     page: int
 
@@ -141,7 +144,7 @@ def _question(call: Call, proxy: Proxy, bucket: Bucket) -> _Question:
                 f"{proxy.name}: failed to unmarshal list (map[string]interface {{}}), "
                 f"err: apc.LsoMsg.ReadObject: {why}: {key}",
             )
-    flags = value.get("flags") or "0"
+    flags = value.get("flags", "0")
     if not flags.isdecimal():
         raise Refused(400, f"{proxy.name}: failed to unmarshal list: apc.LsoMsg.Flags: {flags}")
     prefix = value.get("prefix", "")
@@ -162,7 +165,8 @@ def _question(call: Call, proxy: Proxy, bucket: Bucket) -> _Question:
         uuid=value.get("uuid", ""),
         prefix=prefix,
         props=frozenset(props.replace(" ", "").split(",")),
-        after=value.get("continuation_token", "") or value.get("start_after", ""),
+        token=value.get("continuation_token", ""),
+        start_after="" if value.get("continuation_token") else value.get("start_after", ""),
         flags=bits,
         page=min(page, limit) if bucket.is_remote else page,
     )
@@ -173,7 +177,7 @@ def _page(question: _Question, cluster: Cluster, bucket: Bucket) -> tuple[list[_
     if question.flags & _NO_RECURSION:
         entries = _folded(entries, question.prefix)
     page: list[_Entry] = []
-    last = question.after
+    last = question.token or question.start_after
     for entry in entries:
         if entry.name <= last:
             continue  # on an earlier page, or a second copy
@@ -188,36 +192,61 @@ def _page(question: _Question, cluster: Cluster, bucket: Bucket) -> tuple[list[_
 def _entries(question: _Question, cluster: Cluster, bucket: Bucket) -> Iterator[_Entry]:
     """Yield what a list has, sorted, from about where it goes on."""
     real = cluster.resolve(bucket)
-    after = question.after
+    after = question.token
     if question.flags & _NO_RECURSION or (question.flags & _ARCHIVES and question.uuid):
         # What comes after the token may lie in a folder or an archive that comes before it.
         # Without its id a list goes on at the next archive: the rest of the members is lost.
         after = ""
     if real.is_remote and not question.flags & (_CACHED | _ARCHIVES):
         return _remote(question, cluster, real, after)
-    walks = [_walk(target, cluster, real, question.prefix, after) for target in cluster.owners]
+    walks = [_walk(target, cluster, real, question, after) for target in cluster.owners]
     if question.flags & _ARCHIVES:
         walks = [_with_members(walk) for walk in walks]
-    return merge(*walks, key=lambda entry: entry.name)
+    return merge(*walks, key=_by_name)
 
 
 def _walk(
-    target: Target, cluster: Cluster, bucket: Bucket, prefix: str, after: str
+    target: Target, cluster: Cluster, bucket: Bucket, question: _Question, after: str
 ) -> Iterator[_Entry]:
-    """Yield the objects of a target, sorted."""
-    names, odd = target.store.shown(bucket)
-    start = max(bisect_left(names, prefix), bisect_right(names, after))
-    for index in range(start, len(names)):
-        shown = names[index]
-        if not shown.startswith(prefix):
+    """Yield the objects of a target, sorted by their names as a list shows them.
+
+    A target walks its files, and prefix and token are compared with the names of those.  One with
+    a long name has a file that comes before most others, so that its name may end a page that has
+    not come so far: what lies between is lost with AIStore.
+    """
+    files, odd = target.store.files(bucket)
+    start = max(bisect_left(files, question.prefix), bisect_right(files, after))
+    walk = _in_files(target, cluster, bucket, question, start)
+    if not odd:
+        return walk
+    is_plain = not question.flags & (_ARCHIVES | _NO_RECURSION)
+    return iter(sorted(islice(walk, question.page if is_plain else None), key=_by_name))
+
+
+def _in_files(
+    target: Target, cluster: Cluster, bucket: Bucket, question: _Question, start: int
+) -> Iterator[_Entry]:
+    """Yield the objects in the files of a target; those that belong elsewhere only if asked for."""
+    files, odd = target.store.files(bucket)
+    for index in range(start, len(files)):
+        file = files[index]
+        if not file.startswith(question.prefix):
             return
-        name = odd.get(shown, shown)
+        name = odd.get(file, file)
+        shown = name if is_long(name) else file
         stored = target.store.get(bucket, name)
         assert stored is not None
         flags = _IS_CACHED
-        if cluster.has_moved and cluster.owner(bucket, name) is not target:
+        # Whose it is follows from the name that the file tells.
+        if (cluster.has_moved or shown != name) and cluster.owner(bucket, shown) is not target:
+            if not question.flags & _MISSING:
+                continue
             flags |= _MISPLACED
         yield _Entry(shown, flags, len(stored.data), stored, target)
+
+
+def _by_name(entry: _Entry) -> str:
+    return entry.name
 
 
 def _remote(question: _Question, cluster: Cluster, bucket: Bucket, after: str) -> Iterator[_Entry]:
@@ -250,7 +279,7 @@ def _with_members(walk: Iterator[_Entry]) -> Iterator[_Entry]:
             entry.flags |= _IS_ARCHIVE
             flags = _IS_CACHED | _IN_ARCHIVE
             found += [_Entry(f"{entry.name}/{name}", flags, size) for name, size in members]
-    found.sort(key=lambda entry: entry.name)
+    found.sort(key=_by_name)
     return iter(found)
 
 
@@ -268,7 +297,7 @@ def _folded(entries: Iterator[_Entry], prefix: str) -> Iterator[_Entry]:
         else:
             objects.append(entry)
     found = [*objects, *(_Entry(name, _IS_DIR) for name in folders)]
-    found.sort(key=lambda entry: entry.name)
+    found.sort(key=_by_name)
     return iter(found)
 
 

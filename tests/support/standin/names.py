@@ -6,7 +6,10 @@ part of an object's name.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from hashlib import sha256
+from posixpath import normpath
 from typing import Final
 from urllib.parse import parse_qsl, quote, unquote, urlencode
 
@@ -29,6 +32,9 @@ PROVIDERS: Final = {
 GLOBAL: Final = "@#"
 """The namespace of buckets that name none."""
 
+_MAX_BUCKET_NAME: Final = 64
+_BUCKET_NAME: Final = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?")
+_MAX_FILE_BYTES: Final = 255
 _MAX_PARAMETERS: Final = 99
 _MODES: Final = ("regexp", "prefix", "suffix", "substr", "wdskey")
 # What Go's net/url leaves as it is in a path, beside letters and digits.
@@ -69,8 +75,19 @@ def bucket_of(name: str, query: dict[str, str]) -> Bucket:
     """Return the bucket that a path and its query name.
 
     Raises:
-        Refused: 400, for a provider that does not exist.
+        Refused: 400, for a provider that does not exist, and for a name that no bucket can have.
     """
+    if name.startswith("."):
+        raise Refused(400, f'reserved bucket name "{name}" (unknown system bucket)')
+    if len(name) > _MAX_BUCKET_NAME:
+        why = f"{len(name)} > {_MAX_BUCKET_NAME}(max length)"
+        raise Refused(400, f"bucket name is too long: {why}")
+    if not _BUCKET_NAME.fullmatch(name):
+        raise Refused(
+            400,
+            "bucket name is invalid: may only contain letters, numbers, dashes (-), "
+            "underscores (_), and dots (.)",
+        )
     return Bucket(name, provider_of(query.get("provider", "")), namespace_of(query))
 
 
@@ -104,7 +121,7 @@ def unquoted(path: str) -> str:
 
 
 def split_target(target: str) -> tuple[str, dict[str, str]]:
-    """Split a request target into its decoded path and its query; the first of a kind counts.
+    """Split a request target into its decoded path and its query; the last of a kind counts.
 
     Raises:
         Refused: 400, for 100 parameters or more, and for bad questions about an archive.
@@ -113,9 +130,7 @@ def split_target(target: str) -> tuple[str, dict[str, str]]:
     pairs = parse_qsl(text, keep_blank_values=True, errors="surrogateescape") if text else []
     if len(pairs) > _MAX_PARAMETERS:
         raise Refused(400, "dpq: exceeded maximum number of iterations (100)")
-    query: dict[str, str] = {}
-    for key, value in pairs:
-        query.setdefault(key, value)
+    query = dict(pairs)
     if archpath := query.get("archpath"):
         try:
             check_archpath(archpath)
@@ -132,14 +147,43 @@ def split_target(target: str) -> tuple[str, dict[str, str]]:
     return unquoted(path), query
 
 
-def check_object_name(name: str) -> None:
-    """Refuse a name that AIStore refuses.
+def check_object_name(name: str, *, is_head: bool = False) -> None:
+    """Refuse a name that AIStore refuses; HEAD takes that of a folder.
 
     Raises:
         Refused: 400 `errInvalidPath`.
     """
-    if not name or name.endswith("/") or name.startswith("~/") or has_dots(name):
+    is_folder = not name or (name.endswith("/") and not is_head)
+    if is_folder or name.startswith("~/") or has_dots(name):
         raise Refused(400, f'invalid object name "{name}"', tcode="errInvalidPath")
+
+
+def file_of(name: str) -> str:
+    """Return the path of the file that an object is kept in, within its bucket.
+
+    It is cleaned; one that ends in more than the 255 bytes that a file system takes is replaced.
+    """
+    if is_long(name):
+        return f".x{sha256(name.encode('utf-8', 'surrogateescape')).hexdigest()}"
+    if "//" in name or name.startswith("/"):
+        return normpath(f"/{name}").lstrip("/")
+    return name
+
+
+def is_long(name: str) -> bool:
+    """Return whether the last element of a name is too long for a file."""
+    return len(name) > _MAX_FILE_BYTES // 4 and _num_bytes(name.rpartition("/")[2]) > (
+        _MAX_FILE_BYTES
+    )
+
+
+def has_long_folder(name: str) -> bool:
+    """Return whether an element of a name but the last is too long for a folder."""
+    return any(_num_bytes(element) > _MAX_FILE_BYTES for element in name.split("/")[:-1])
+
+
+def _num_bytes(text: str) -> int:
+    return len(text.encode("utf-8", "surrogateescape"))
 
 
 def check_archpath(path: str) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from posixpath import normpath
 from typing import TYPE_CHECKING
 
 import xxhash
+
+from .names import file_of
 
 if TYPE_CHECKING:
     from .archives import Contents
@@ -42,32 +43,39 @@ class StoredObject:
 
 
 class Store:
-    """The objects on the disks of one target."""
+    """The files on the disks of one target: two names of the same file are the same object."""
 
     def __init__(self) -> None:
+        # By their file.
         self._buckets: dict[Bucket, dict[str, StoredObject]] = {}
-        # A bucket's names as lists show them, sorted, and the real names of those that differ; it
-        # has no entry when its names have changed since.
-        self._shown: dict[Bucket, tuple[list[str], dict[str, str]]] = {}
+        # The names of objects that are not those of their files, by the file.
+        self._odd: dict[Bucket, dict[str, str]] = {}
+        # Files in order; without an entry when they have changed since.
+        self._sorted: dict[Bucket, list[str]] = {}
 
     def get(self, bucket: Bucket, name: str) -> StoredObject | None:
         """Return an object, or None."""
-        return self._buckets.get(bucket, {}).get(name)
+        return self._buckets.get(bucket, {}).get(file_of(name))
 
     def put(self, bucket: Bucket, name: str, stored: StoredObject) -> None:
         """Keep an object in the place of an older one."""
-        self._buckets.setdefault(bucket, {})[name] = stored
-        self._shown.pop(bucket, None)
+        file = file_of(name)
+        self._buckets.setdefault(bucket, {})[file] = stored
+        if file != name:
+            self._odd.setdefault(bucket, {})[file] = name
+        self._sorted.pop(bucket, None)
 
     def pop(self, bucket: Bucket, name: str) -> StoredObject | None:
         """Remove an object and return it, or None."""
-        self._shown.pop(bucket, None)
-        return self._buckets.get(bucket, {}).pop(name, None)
+        file = file_of(name)
+        self._odd.get(bucket, {}).pop(file, None)
+        self._sorted.pop(bucket, None)
+        return self._buckets.get(bucket, {}).pop(file, None)
 
     def drop(self, bucket: Bucket) -> None:
         """Remove a bucket's objects."""
-        self._shown.pop(bucket, None)
-        self._buckets.pop(bucket, None)
+        for known in (self._buckets, self._odd, self._sorted):
+            known.pop(bucket, None)
 
     def buckets(self) -> list[Bucket]:
         """Return the buckets that have objects here."""
@@ -75,25 +83,16 @@ class Store:
 
     def names(self, bucket: Bucket) -> list[str]:
         """Return the names of a bucket's objects."""
-        return list(self._buckets.get(bucket, ()))
+        odd = self._odd.get(bucket, {})
+        return [odd.get(file, file) for file in self._buckets.get(bucket, ())]
 
-    def shown(self, bucket: Bucket) -> tuple[list[str], dict[str, str]]:
-        """Return a bucket's names as lists show them, and the real ones of those that differ.
+    def files(self, bucket: Bucket) -> tuple[list[str], dict[str, str]]:
+        """Return the names of a bucket's files, and of the objects in those with another name.
 
-        An object is a file: a list shows its cleaned path.  The names are in the order of their
-        UTF-8 bytes.  Not to be changed.
+        The names are in the order of their UTF-8 bytes.  Not to be changed.
         """
-        known = self._shown.get(bucket)
-        if known is None:
-            objects = self._buckets.get(bucket, {})
-            odd = {
-                normpath(f"/{name}").lstrip("/"): name
-                for name in objects
-                if "//" in name or name.startswith("/")
-            }
+        files = self._sorted.get(bucket)
+        if files is None:
             # Code points and UTF-8 bytes sort alike.
-            names = (
-                sorted({*objects}.difference(odd.values()).union(odd)) if odd else sorted(objects)
-            )
-            known = self._shown[bucket] = (names, odd)
-        return known
+            files = self._sorted[bucket] = sorted(self._buckets.get(bucket, ()))
+        return files, self._odd.get(bucket, {})

@@ -7,6 +7,7 @@ from email.utils import formatdate
 from typing import TYPE_CHECKING, Final
 
 from . import archives
+from .names import file_of, is_long
 from .replies import HandlerDied, Headers, Refused, Reply
 
 if TYPE_CHECKING:
@@ -132,7 +133,8 @@ def head(call: Call, target: Target, bucket: Bucket, name: str, stored: StoredOb
         ("Ais-Location", location(target)),
         ("Ais-Mirror-Copies", "1"),
         ("Ais-Mirror-Paths", f"[{_mountpath(target)}]"),
-        ("Ais-Name", name),
+        # AIStore knows a long name by its file, and a header has no blanks at its ends.
+        ("Ais-Name", file_of(name) if is_long(name) else name.strip()),
         ("Ais-Present", "true"),
     ]
     if size:

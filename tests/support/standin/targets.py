@@ -84,7 +84,7 @@ class Storage:
             if call.method in _WRITES:
                 message = f"{target.name}: {call.method}(obj) is expected to be redirected"
                 raise Refused(400, message)
-        names.check_object_name(name)
+        names.check_object_name(name, is_head=call.method == "HEAD")
         # On the way to GET, AIStore forgets the status of a missing bucket.
         self._cluster.check(bucket, 400 if call.method == "GET" else 404)
         real = self._cluster.resolve(bucket)
@@ -137,6 +137,9 @@ class Storage:
         return found, 0.0
 
     def _put(self, target: Target, bucket: Bucket, name: str, data: bytes) -> StoredObject:
+        if names.has_long_folder(name):
+            message = f"open {bucket.name}/{name}: file name too long"
+            raise Refused(500, message, tcode="PathError")
         old = target.store.get(bucket, name)
         stored = StoredObject(data, next_version(old), time.time_ns())
         target.store.put(bucket, name, stored)

@@ -1,0 +1,53 @@
+"""What the contract is tested on: the stand-in, and a real cluster where there is one."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.ais import Ais, Wire
+from tests.support.standin import StandIn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+@pytest.fixture(scope="session")
+def standin() -> Iterator[StandIn]:
+    """Return a stand-in that all tests share, as they share the real cluster."""
+    with StandIn() as standin:
+        yield standin
+
+
+@pytest.fixture(scope="session", params=["standin", "real"])
+def ais(request: pytest.FixtureRequest) -> Iterator[Ais]:
+    """Return the one and the other, each over connections of its own."""
+    name = "standin" if request.param == "standin" else "cluster"
+    with Wire() as wire:
+        yield Ais(wire, request.getfixturevalue(name).endpoint)
+
+
+@pytest.fixture(scope="module")
+def new_bucket(ais: Ais, request: pytest.FixtureRequest) -> Iterator[Callable[[], str]]:
+    """Return what creates an empty bucket, which is gone after the module."""
+    created = []
+    numbers = itertools.count(1)
+    module = request.module.__name__.rpartition(".")[2].replace("_", "-")
+
+    def create() -> str:
+        bucket = f"{module}-{next(numbers)}"
+        assert ais.act("POST", bucket, "create-bck").status == 200
+        created.append(bucket)
+        return bucket
+
+    yield create
+    for bucket in created:
+        ais.act("DELETE", bucket, "destroy-bck")
+
+
+@pytest.fixture(scope="module")
+def bucket(new_bucket: Callable[[], str]) -> str:
+    """Return a bucket that the tests of a module share."""
+    return new_bucket()
