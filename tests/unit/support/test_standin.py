@@ -359,6 +359,14 @@ def test_without_idle_time_each_answer_is_the_last_and_does_not_say_so() -> None
         client.wait_closed()
 
 
+def test_a_range_of_nothing_ends_the_connection(ais: StandIn) -> None:
+    # So does a real target, which then keeps the object locked: the contract does not try it there.
+    name = NAMES[0]
+    port = ais.owner("b", name).port
+    answer = ask(port, f"/v1/objects/b/{name}", headers={"Range": "bytes="})
+    assert answer.ending == "closed"
+
+
 def test_latency_delays_targets_and_changes_no_answer(ais: StandIn) -> None:
     ais.set_latency(0.001)
     name = NAMES[0]
