@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from bisect import bisect_left, bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from heapq import merge
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
@@ -41,6 +42,7 @@ _TYPES: Final = {
     "sid": str,
     "hdr": dict,
 }
+_UUID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{7,}[A-Za-z0-9]")
 # Bits of the request.
 _CACHED: Final = 1 << 0
 _MISSING: Final = 1 << 1
@@ -99,9 +101,11 @@ class Listing:
                     f"127.0.0.1:{target.port}: connect: connection refused",
                     tcode="ErrFailedTo",
                 )
-        if question.uuid and question.uuid not in self._uuids:
+        # One that it has forgotten, or never heard of, is as good as its own.
+        if question.uuid and not _UUID.fullmatch(question.uuid):
             raise Refused(400, f'list-objects: invalid UUID "{question.uuid}"')
-        entries, token = _page(question, cluster, bucket)
+        is_known = question.uuid in self._uuids
+        entries, token = _page(question, cluster, bucket, is_known=is_known)
         uuid = question.uuid or new_id(9)
         if token:
             self._uuids.add(uuid)
@@ -172,8 +176,10 @@ def _question(call: Call, proxy: Proxy, bucket: Bucket) -> _Question:
     )
 
 
-def _page(question: _Question, cluster: Cluster, bucket: Bucket) -> tuple[list[_Entry], str]:
-    entries = _entries(question, cluster, bucket)
+def _page(
+    question: _Question, cluster: Cluster, bucket: Bucket, *, is_known: bool
+) -> tuple[list[_Entry], str]:
+    entries = _entries(question, cluster, bucket, is_known=is_known)
     if question.flags & _NO_RECURSION:
         entries = _folded(entries, question.prefix)
     page: list[_Entry] = []
@@ -189,11 +195,13 @@ def _page(question: _Question, cluster: Cluster, bucket: Bucket) -> tuple[list[_
     return page, ""
 
 
-def _entries(question: _Question, cluster: Cluster, bucket: Bucket) -> Iterator[_Entry]:
-    """Yield what a list has, sorted, from about where it goes on."""
+def _entries(
+    question: _Question, cluster: Cluster, bucket: Bucket, *, is_known: bool
+) -> Iterator[_Entry]:
+    """Yield what a list has, sorted, from about where it goes on; known is one under way."""
     real = cluster.resolve(bucket)
     after = question.token
-    if question.flags & _NO_RECURSION or (question.flags & _ARCHIVES and question.uuid):
+    if question.flags & _NO_RECURSION or (question.flags & _ARCHIVES and is_known):
         # What comes after the token may lie in a folder or an archive that comes before it.
         # Without its id a list goes on at the next archive: the rest of the members is lost.
         after = ""
@@ -215,6 +223,9 @@ def _walk(
     not come so far: what lies between is lost with AIStore.
     """
     files, odd = target.store.files(bucket)
+    if target.store.has_folder(bucket, question.prefix):
+        # Then AIStore walks that folder, and does not see what begins with its name beside it.
+        question = replace(question, prefix=f"{question.prefix}/")
     start = max(bisect_left(files, question.prefix), bisect_right(files, after))
     walk = _in_files(target, cluster, bucket, question, start)
     if not odd:

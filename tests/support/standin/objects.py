@@ -50,6 +50,8 @@ class Store:
         self._buckets: dict[Bucket, dict[str, StoredObject]] = {}
         # The names of objects that are not those of their files, by the file.
         self._odd: dict[Bucket, dict[str, str]] = {}
+        # Folders that there are or were: nobody removes them.
+        self._folders: dict[Bucket, set[str]] = {}
         # Files in order; without an entry when they have changed since.
         self._sorted: dict[Bucket, list[str]] = {}
 
@@ -61,6 +63,11 @@ class Store:
         """Keep an object in the place of an older one."""
         file = file_of(name)
         self._buckets.setdefault(bucket, {})[file] = stored
+        folders = self._folders.setdefault(bucket, set())
+        folder = file.rpartition("/")[0]
+        while folder and folder not in folders:
+            folders.add(folder)
+            folder = folder.rpartition("/")[0]
         if file != name:
             self._odd.setdefault(bucket, {})[file] = name
         self._sorted.pop(bucket, None)
@@ -74,12 +81,16 @@ class Store:
 
     def drop(self, bucket: Bucket) -> None:
         """Remove a bucket's objects."""
-        for known in (self._buckets, self._odd, self._sorted):
+        for known in (self._buckets, self._odd, self._folders, self._sorted):
             known.pop(bucket, None)
 
     def buckets(self) -> list[Bucket]:
         """Return the buckets that have objects here."""
         return [bucket for bucket, objects in self._buckets.items() if objects]
+
+    def has_folder(self, bucket: Bucket, path: str) -> bool:
+        """Return whether a path is that of a folder, empty or not."""
+        return path in self._folders.get(bucket, ())
 
     def names(self, bucket: Bucket) -> list[str]:
         """Return the names of a bucket's objects."""
