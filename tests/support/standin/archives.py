@@ -158,8 +158,8 @@ def find(stored: StoredObject, name: str, path: str, *, mime: str = "") -> memor
     return None
 
 
-def listed(name: str, stored: StoredObject) -> list[tuple[str, int]] | None:
-    """Return cleaned names and sizes of the files in an archive; None for an ordinary object.
+def listed(name: str, stored: StoredObject) -> list[tuple[str, str, int]] | None:
+    """Return names, cleaned names and sizes of the files in an archive; None for another object.
 
     Raises:
         Refused: If it is no archive, or not a whole one, though its name says so.
@@ -170,8 +170,11 @@ def listed(name: str, stored: StoredObject) -> list[tuple[str, int]] | None:
     contents = _contents(stored, kind)
     if contents.broken:
         raise Refused(400, contents.broken)
-    files = [member for member in contents.members if not member.is_dir]
-    return [(normpath(f"/{file.name}").lstrip("/"), len(file.data)) for file in files]
+    return [
+        (member.name, normpath(f"/{member.name}").lstrip("/"), len(member.data))
+        for member in contents.members
+        if not member.is_dir
+    ]
 
 
 def matcher(text: str, mode: str) -> Callable[[str], bool]:

@@ -9,6 +9,7 @@ from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, replace
 from heapq import merge
 from itertools import islice
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
 
 import msgpack
@@ -209,7 +210,7 @@ def _entries(
         return _remote(question, cluster, real, after)
     walks = [_walk(target, cluster, real, question, after) for target in cluster.owners]
     if question.flags & _ARCHIVES:
-        walks = [_with_members(walk) for walk in walks]
+        walks = [_with_members(walk, question) for walk in walks]
     return merge(*walks, key=_by_name)
 
 
@@ -273,14 +274,15 @@ def _remote(question: _Question, cluster: Cluster, bucket: Bucket, after: str) -
             yield _Entry(name, _IS_CACHED, len(stored.data), stored, target)
 
 
-def _with_members(walk: Iterator[_Entry]) -> Iterator[_Entry]:
-    """Return a target's objects and what is in its archives, sorted.
+def _with_members(walk: Iterator[_Entry], question: _Question) -> Iterator[_Entry]:
+    """Return a page of a target's objects and of what is in its archives, sorted.
 
     An archive that cannot be read ends the walk: what comes after it on that target is not listed.
+    Pages are cut before the names are cleaned, so that AIStore may lose what lies between.
     """
-    found: list[_Entry] = []
+    found: list[tuple[str, _Entry]] = []
     for entry in walk:
-        found.append(entry)
+        found.append((entry.name, entry))
         assert entry.stored is not None
         try:
             members = archives.listed(entry.name, entry.stored)
@@ -289,9 +291,13 @@ def _with_members(walk: Iterator[_Entry]) -> Iterator[_Entry]:
         if members is not None:
             entry.flags |= _IS_ARCHIVE
             flags = _IS_CACHED | _IN_ARCHIVE
-            found += [_Entry(f"{entry.name}/{name}", flags, size) for name, size in members]
-    found.sort(key=_by_name)
-    return iter(found)
+            found += [
+                (f"{entry.name}/{stored}", _Entry(f"{entry.name}/{cleaned}", flags, size))
+                for stored, cleaned, size in members
+            ]
+    found.sort(key=itemgetter(0))
+    left = (entry for _, entry in found if entry.name > question.token)
+    return iter(sorted(islice(left, question.page), key=_by_name))
 
 
 def _folded(entries: Iterator[_Entry], prefix: str) -> Iterator[_Entry]:
