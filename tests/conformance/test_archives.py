@@ -188,7 +188,8 @@ def test_head_tells_of_the_archive_and_not_of_the_file(ais: Ais, filled: str) ->
 
 def matching(ais: Ais, bucket: str, archive: str, **query: str) -> list[str]:
     """Return the names of the files that match, in the order in which they come."""
-    answer = ais.get(bucket, archive, **query)
+    path = object_path(bucket, archive, **query)
+    answer = ais.ask("GET", path, at=ais.owner_url(bucket, archive))
     assert answer.status == 200, answer
     assert answer.headers["Content-Type"] == "application/x-tar"
     with tarfile.open(fileobj=io.BytesIO(answer.body), mode="r:") as found:
