@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 OBJECTS: Final = "/v1/objects"
 BUCKETS: Final = "/v1/buckets"
 _JSON: Final = ("Content-Type", "application/json; charset=utf-8")
+_VERSION: Final = b"5.0.standin"
 _OBJECT_METHODS: Final = frozenset({"GET", "HEAD", "PUT", "DELETE", "PATCH"})
 
 
@@ -131,9 +132,11 @@ def about(call: Call, cluster: Cluster) -> Reply:
     """Answer what a node says about the cluster.
 
     Raises:
-        Refused: 400, for anything but the map and the buckets.
+        Refused: 400, for anything but the map, the buckets and the version.
     """
     what = call.query.get("what", "")
+    if what == "software_version":
+        return Reply(200, [("Content-Type", "text/plain; charset=utf-8")], _VERSION)
     if what == "smap":
         content = cluster.smap()
     elif what == "bmd":
