@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from typing import TYPE_CHECKING, Final
 
 import pytest
 
+from headrace.manifest import Manifest
 from headrace.sources import Objects
 from headrace_daemon.errors import (
     ObjectUnreadableError,
@@ -16,7 +18,8 @@ from headrace_daemon.errors import (
     StoreUnavailableError,
 )
 from headrace_daemon.source.ais import listing as module
-from tests.support.loops import LOOPS, run, until
+from headrace_daemon.source.writer import ManifestWriter
+from tests.support.loops import LOOPS, run, turns, until
 from tests.support.reading_ais import open_store
 from tests.support.standin import (
     LIST_FAILED,
@@ -34,7 +37,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from headrace.manifest import Manifest
     from tests.support.loops import Loop
     from tests.support.standin import Effect
 
@@ -186,6 +188,38 @@ def test_a_fault_in_any_page_changes_nothing(ais: StandIn, tmp_path: Path, what:
         assert run(main()).digest == truth
         # A page is asked for again, of a proxy that may not know the listing; not all pages are.
         assert lists(ais) <= 5
+
+
+@pytest.mark.parametrize("step", ["append", "finish"])
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_listing_that_is_cancelled_while_a_thread_writes_leaves_nothing_half_done(
+    ais: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loop: Loop, step: str
+) -> None:
+    entered, go_on = threading.Event(), threading.Event()
+    whole = getattr(ManifestWriter, step)
+
+    def held(self: ManifestWriter, *rows: object) -> object:
+        entered.set()
+        assert go_on.wait(timeout=30)
+        return whole(self, *rows)
+
+    monkeypatch.setattr(ManifestWriter, step, held)
+
+    async def main() -> None:
+        async with open_store(ais.endpoint) as store, asyncio.TaskGroup() as tasks:
+            listing = tasks.create_task(store.list_objects(Objects("ais://b"), tmp_path))
+            await until(entered.is_set)
+            listing.cancel()
+            await turns(10)
+            assert not listing.done(), "the thread is in the middle of its files"
+            go_on.set()
+
+    run(main(), loop)
+    monkeypatch.undo()
+    left = os.listdir(tmp_path)
+    assert len(left) == (step == "finish")
+    for digest in left:
+        assert len(Manifest.load(tmp_path, digest)) == NUM
 
 
 def test_a_target_that_died_makes_no_short_list(ais: StandIn, tmp_path: Path) -> None:

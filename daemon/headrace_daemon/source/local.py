@@ -23,6 +23,7 @@ from ..errors import (
     SourceError,
     SourceMissingError,
 )
+from .together import wait_for_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -145,13 +146,7 @@ class LocalReader:
         except asyncio.CancelledError:
             stop.set()
             # A thread cannot be interrupted: the memory is ours again when it has returned.
-            while not work.done():
-                try:
-                    await asyncio.wait([work])
-                except asyncio.CancelledError:
-                    continue
-            if not work.cancelled():
-                work.exception()  # taken, or the loop reports that nobody did
+            await wait_for_thread(work)
             raise
 
     def _read_files(self, requests: Sequence[ReadRequest], stop: Event) -> None:

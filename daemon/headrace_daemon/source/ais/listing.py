@@ -21,6 +21,7 @@ from ...errors import (
     SourceMissingError,
     StoreUnavailableError,
 )
+from ..together import run_in_thread
 from ..writer import ManifestWriter
 from .addresses import bucket_path
 from .faults import Fault, Kind
@@ -153,9 +154,8 @@ class Lister:
         return current
 
     async def _finish(self, writer: ManifestWriter) -> Manifest:
-        loop = asyncio.get_running_loop()
         try:
-            return await loop.run_in_executor(self._executor, writer.finish)
+            return await run_in_thread(self._executor, writer.finish)
         except ValueError as error:  # a name was listed twice
             raise _UnsureError(str(error)) from error
 
@@ -167,7 +167,6 @@ class Lister:
         progress: Callable[[int], None],
     ) -> None:
         """Append all objects of a source to a manifest."""
-        loop = asyncio.get_running_loop()
         uuid = token = ""
         while True:
             page = await self._page(bucket, uuid, token)
@@ -175,7 +174,7 @@ class Lister:
             def append(page: _Page = page) -> None:
                 writer.append(*_rows(page.Entries or [], source, bucket.prefix))
 
-            await loop.run_in_executor(self._executor, append)
+            await run_in_thread(self._executor, append)
             progress(writer.num_entries)
             if not page.ContinuationToken:
                 return
