@@ -11,7 +11,8 @@ HeadraceError
     ├── ObjectCorruptError     one object arrives with bytes that do not have its checksum
     ├── ObjectUnreadableError  the system or the store refuses to read one object
     ├── StoreAccessError       the store does not let us in, or not at this
-    └── StoreUnavailableError  the store did not answer, or was not complete, for too long
+    ├── StoreUnavailableError  the store did not answer, or was not complete, for too long
+    └── StateFolderError       a manifest cannot be written to or read from the state folder
 """
 
 from __future__ import annotations
@@ -86,12 +87,17 @@ class StoreUnavailableError(SourceError):
     """The store did not answer, or some of it was missing, up to the deadline."""
 
 
+class StateFolderError(SourceError):
+    """The state folder does not take or give a manifest: the disk is full, say."""
+
+
 _FAULTS: dict[type[HeadraceError], str] = {
     shared.PlanError: "client",
     shared.TopologyError: "client",
     TrustError: "client",
     StoreAccessError: "source",
     StoreUnavailableError: "source",
+    StateFolderError: "daemon",
     SourceError: "data",
 }
 

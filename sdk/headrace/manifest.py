@@ -18,8 +18,9 @@ import os
 import shutil
 import tempfile
 import tokenize
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import IO, TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
@@ -184,9 +185,8 @@ class Manifest:
         # By content, because the same bytes that were stored again have the same digest.
         if path.is_file() and np.array_equal(np.load(path, mmap_mode="r"), self.versions):
             return
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=".writing-", delete=False) as aside:
+        with written_aside(path) as aside:
             np.save(aside, self.versions)
-        os.replace(aside.name, path)
 
     @classmethod
     def load(cls, root: Path, digest: str) -> Manifest:
@@ -234,6 +234,19 @@ class Manifest:
             ):
                 raise TypeError(f"column {column} has another type or length")
         return cls(**columns)
+
+
+@contextmanager
+def written_aside(path: Path) -> Iterator[IO[bytes]]:
+    """Return a file to write, which replaces that of a path when all went well."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".writing-", delete=False) as aside:
+        try:
+            yield aside
+            aside.flush()
+            os.replace(aside.name, path)
+        except BaseException:
+            os.unlink(aside.name)
+            raise
 
 
 class Difference(NamedTuple):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import random
+import resource
 import zlib
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from headrace.sources import Objects, Stream
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from headrace.batch import Batch
@@ -43,3 +46,14 @@ def check(batch: Batch) -> None:
 def stream_of(folder: Path, plan: Plan) -> Stream:
     """Return the stream of a folder."""
     return Stream(Objects(str(folder)), plan)
+
+
+@contextmanager
+def files_of_at_most(num_bytes: int) -> Iterator[None]:
+    """Let nothing write a longer file: what a full disk is to a writer."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

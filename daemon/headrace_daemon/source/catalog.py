@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakValueDictionary
 
 from headrace.errors import ManifestMismatchError
 
+from ..errors import StateFolderError
 from .local import LocalReader, list_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from concurrent.futures import Executor
 
     from headrace.manifest import Manifest
@@ -64,6 +66,7 @@ class Catalog:
         Raises:
             SourceMissingError: If the source cannot be listed.
             StoreUnavailableError, StoreAccessError: If its store does not let us list it.
+            StateFolderError: If the manifest cannot be written or read.
             ManifestMismatchError: If `digest` is given and the source does not have it.
         """
         lock = self._locks.setdefault(source.location, asyncio.Lock())
@@ -99,18 +102,22 @@ class Catalog:
     ) -> Manifest:
         loop = asyncio.get_running_loop()
         manifests = self._manifests
-        manifest = await loop.run_in_executor(self._executor, manifests.find, source, digest)
-        if manifest is None:
-            listed = await self._ais.list_objects(source, manifests.folder, progress)
-            manifest = await loop.run_in_executor(self._executor, manifests.keep, source, listed)
+        with _naming(source, manifests):
+            manifest = await loop.run_in_executor(self._executor, manifests.find, source, digest)
+            if manifest is None:
+                listed = await self._ais.list_objects(source, manifests.folder, progress)
+                manifest = await loop.run_in_executor(
+                    self._executor, manifests.keep, source, listed
+                )
         return _checked(source, manifest, digest)
 
     def _find_folder(
         self, source: Source, digest: str | None, progress: Callable[[int], None]
     ) -> Manifest:
-        manifest = self._manifests.find(source, digest)
-        if manifest is None:
-            manifest = self._manifests.keep(source, list_folder(source, progress))
+        with _naming(source, self._manifests):
+            manifest = self._manifests.find(source, digest)
+            if manifest is None:
+                manifest = self._manifests.keep(source, list_folder(source, progress))
         return _checked(source, manifest, digest)
 
 
@@ -118,6 +125,20 @@ def _release(lock: asyncio.Lock, work: asyncio.Future[Manifest]) -> None:
     lock.release()
     if not work.cancelled():
         work.exception()  # taken, or the loop reports that nobody did
+
+
+@contextmanager
+def _naming(source: Source, manifests: ManifestStore) -> Iterator[None]:
+    """Name the state folder in what the system says about it; sources have errors of their own."""
+    try:
+        yield
+    except OSError as error:
+        raise StateFolderError(
+            source.location,
+            f"the manifest of {source.location} cannot be kept in {manifests.folder}: "
+            f"{error.strerror or error}: make room there, or set [daemon] state_dir to another "
+            "folder",
+        ) from error
 
 
 def _checked(source: Source, manifest: Manifest, digest: str | None) -> Manifest:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from contextlib import suppress
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -17,7 +15,7 @@ from weakref import WeakValueDictionary
 
 import msgspec
 
-from headrace.manifest import Manifest
+from headrace.manifest import Manifest, written_aside
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -90,11 +88,8 @@ class ManifestStore:
             "manifest": manifest.digest,
             "earlier": [one for one in self._listed(source) if one != manifest.digest],
         }
-        with tempfile.NamedTemporaryFile(
-            "w", dir=pointer.parent, prefix=".writing-", delete=False
-        ) as aside:
-            aside.write(json.dumps(content, indent=1) + "\n")
-        os.replace(aside.name, pointer)
+        with written_aside(pointer) as aside:
+            aside.write(f"{json.dumps(content, indent=1)}\n".encode())
         return self.load(manifest.digest)
 
     def _listed(self, source: Source) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -42,20 +43,23 @@ class ManifestWriter:
     def __enter__(self) -> Self:
         self._root.mkdir(parents=True, exist_ok=True)
         self._folder = Path(tempfile.mkdtemp(prefix=".writing-", dir=self._root))
-        self._sizes = _Column(self._folder / "sizes.npy", np.int64)
-        self._offsets = _Column(self._folder / "offsets.npy", np.uint64)
-        self._offsets.append(np.zeros(1, dtype=np.uint64))
-        self._names = _Column(self._folder / "names.npy", np.uint8)
-        self._checksums = _Column(self._folder / "checksums.npy", np.dtype("S1"))
-        self._versions = _Column(self._folder / "versions.npy", np.dtype("S1"))
-        self._columns = (
-            self._sizes,
-            self._offsets,
-            self._names,
-            self._checksums,
-            self._versions,
-        )
+        self._columns: list[_Column] = []
+        try:
+            self._sizes = self._column("sizes", np.int64)
+            self._offsets = self._column("offsets", np.uint64)
+            self._offsets.append(np.zeros(1, dtype=np.uint64))
+            self._names = self._column("names", np.uint8)
+            self._checksums = self._column("checksums", np.dtype("S1"))
+            self._versions = self._column("versions", np.dtype("S1"))
+        except BaseException:
+            self._remove()
+            raise
         return self
+
+    def _column(self, name: str, dtype: DTypeLike) -> _Column:
+        column = _Column(self._folder / f"{name}.npy", dtype)
+        self._columns.append(column)
+        return column
 
     def __exit__(
         self,
@@ -63,8 +67,13 @@ class ManifestWriter:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._remove()
+
+    def _remove(self) -> None:
         for column in self._columns:
-            column.close()
+            # What a full disk did not take is not wanted any more.
+            with suppress(OSError):
+                column.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def append(

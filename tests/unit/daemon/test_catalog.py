@@ -9,7 +9,7 @@ import pytest
 
 from headrace.errors import ManifestMismatchError
 from headrace.sources import Objects
-from headrace_daemon.errors import SourceMissingError
+from headrace_daemon.errors import SourceMissingError, StateFolderError
 from headrace_daemon.source import catalog as module
 from headrace_daemon.source.local import list_folder
 from headrace_daemon.source.reader import ReadRequest
@@ -144,6 +144,18 @@ def test_a_source_that_cannot_be_listed_is_refused_and_can_be_mended(
     (tmp_path / "later/a").write_bytes(b"")
     fresh = folders(ManifestStore(tmp_path / "state"), threads)
     assert len(run(fresh.open(source), loop).manifest) == 1
+
+
+def test_a_state_folder_that_takes_no_manifest_is_named(
+    tmp_path: Path, data: Path, threads: ThreadPoolExecutor, loop: Loop
+) -> None:
+    (tmp_path / "state").write_text("in the way")
+    catalog = folders(ManifestStore(tmp_path / "state"), threads)
+    with pytest.raises(StateFolderError) as raised:
+        run(catalog.open(Objects(str(data))), loop)
+    assert str(raised.value).startswith(f"the manifest of {data} cannot be kept in ")
+    assert "Not a directory" in str(raised.value)
+    assert "[daemon] state_dir" in str(raised.value)
 
 
 # --- The manifest of a cursor ---------------------------------------------------------------------

@@ -13,6 +13,7 @@ from headrace.errors import ManifestMismatchError
 from headrace.manifest import Manifest
 from headrace.sources import Objects
 from headrace_daemon.source.store import ManifestStore
+from tests.support.files import files_of_at_most
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -187,3 +188,28 @@ def test_nothing_half_written_is_left_in_the_state_folder(tmp_path: Path) -> Non
     assert [path for path in tmp_path.rglob("*") if path.name.startswith(".")] == []
     assert len(list((tmp_path / "sources").iterdir())) == 1
     assert len(list((tmp_path / "manifests").iterdir())) == 2
+
+
+def test_a_disk_that_is_full_for_a_pointer_leaves_the_earlier_one(tmp_path: Path) -> None:
+    store = ManifestStore(tmp_path)
+    kept = store.keep(SOURCE, Manifest.build(OLD))
+    later = Manifest.build(NEW)
+    later.save(store.folder)
+    with files_of_at_most(10), pytest.raises(OSError, match="File too large"):
+        store.keep(SOURCE, later)
+    assert len(os.listdir(tmp_path / "sources")) == 1
+    assert ManifestStore(tmp_path).current(SOURCE).digest == kept.digest  # type: ignore[union-attr]
+
+
+def test_a_disk_that_is_full_for_versions_leaves_the_earlier_ones(tmp_path: Path) -> None:
+    plain = Manifest.build(OLD)
+    old, new = (
+        Manifest(plain.sizes, plain.offsets, plain.names, None, np.array([version] * 2, "S5"))
+        for version in (b"1", b"2")
+    )
+    folder = old.save(tmp_path)
+    files = sorted(os.listdir(folder))
+    with files_of_at_most(10), pytest.raises(OSError, match="File too large"):
+        new.save(tmp_path)
+    assert sorted(os.listdir(folder)) == files
+    assert Manifest.load(tmp_path, old.digest).versions.tolist() == [b"1"] * 2  # type: ignore[union-attr]

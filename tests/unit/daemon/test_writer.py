@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from headrace.manifest import Manifest
 from headrace_daemon.source.writer import ManifestWriter
+from tests.support.files import files_of_at_most
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -112,3 +113,16 @@ def test_the_same_data_with_newer_versions_is_the_same_manifest_with_them(tmp_pa
     assert again.versions.tolist() == [b"2"]
     assert os.listdir(tmp_path) == [first.digest]
     assert not [name for name in os.listdir(tmp_path / first.digest) if name.startswith(".")]
+
+
+@pytest.mark.parametrize("num_bytes", [0, 200, 6000])
+def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path: Path, num_bytes: int) -> None:
+    def open_files() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    before = open_files()
+    page = [(b"%05d" % number, number, b"c" * 16, b"1") for number in range(3000)]
+    with files_of_at_most(num_bytes), pytest.raises(OSError, match="File too large"):
+        write(tmp_path, [page])
+    assert os.listdir(tmp_path) == []
+    assert open_files() == before
