@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import threading
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
 import pytest
 
 from headrace.manifest import Manifest
@@ -18,6 +20,7 @@ from headrace_daemon.errors import (
     StoreUnavailableError,
 )
 from headrace_daemon.source.ais import listing as module
+from headrace_daemon.source.ais.client import Answer
 from headrace_daemon.source.writer import ManifestWriter
 from tests.support.loops import LOOPS, run, turns, until
 from tests.support.reading_ais import open_store
@@ -34,9 +37,11 @@ from tests.support.standin import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from headrace_daemon.source.ais.faults import Fault
+    from headrace_daemon.source.ais.store import AisStore
     from tests.support.loops import Loop
     from tests.support.standin import Effect
 
@@ -301,21 +306,88 @@ def test_a_store_that_stalls_is_an_error_within_the_deadline(
     assert "did not send anything for too long" in str(raised.value)
 
 
-def test_what_is_no_page_is_refused(ais: StandIn, tmp_path: Path) -> None:
+def invent_pages(
+    store: AisStore, page: Callable[[], bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Let the cluster answer with these pages, and truly to all else."""
+    ask = store.client.ask
+
+    async def answer(path: str, *others: Any, **options: Any) -> Answer | Fault:  # noqa: ANN401
+        if path.startswith("/v1/buckets/"):
+            return Answer({}, page())
+        return await ask(path, *others, **options)
+
+    monkeypatch.setattr(store.client, "ask", answer)
+
+
+def entry(**fields: object) -> bytes:
+    return msgspec.msgpack.encode({"UUID": "u", "Entries": [{"n": "a/1", "s": 1, **fields}]})
+
+
+_NOT_UTF8: Final = b"\x82\xa4UUID\xa1u\xa7Entries\x91\x82\xa1n\xa3a\xff\xfe\xa1s\x01"
+_DEEP: Final = b"\x81\xa1x" + b"\x91" * 100_000 + b"\xc0"
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (b"<html>", "is no page"),
+        (b"", "is no page"),
+        (_NOT_UTF8, "is no page ('utf-8' codec can't decode"),
+        (_DEEP, "is no page (maximum recursion depth exceeded"),
+        (b"\x81\xa7Entries\xdd\xff\xff\xff\xff", "is no page (Input data was truncated)"),
+        (entry(s=-1), "is no page (Expected `int` >= 0"),
+        (entry(s=2**53), "is no page (Expected `int` <= 9007199254740991"),
+        (entry(s=2**64 - 1), "is no page (Expected `int` <= 9007199254740991"),
+        (entry(s=1.5), "is no page (Expected `int`, got `float`"),
+        (entry(n=""), "is no page (Expected `str` of length >= 1"),
+        (entry(cs="a" * 129), "is no page (Expected `str` of length <= 128"),
+        (entry(v="1" * 1025), "is no page (Expected `str` of length <= 1024"),
+        (entry(n="b/1"), "lists 'b/1' in ais://b/a/, which does not begin with 'a/'"),
+    ],
+    ids=range(13),
+)
+def test_what_is_no_page_is_refused_at_once(
+    ais: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: bytes, told: str
+) -> None:
+    pages = 0
+
+    def page() -> bytes:
+        nonlocal pages
+        pages += 1
+        return body
+
     async def main() -> None:
         async with open_store(ais.endpoint) as store:
-            store.client.ask = answer  # type: ignore[method-assign, assignment]
-            await store._lister._page(bucket, "", "")
+            invent_pages(store, page, monkeypatch)
+            await store.list_objects(Objects("ais://b/a/"), tmp_path)
 
-    async def answer(*_: object, **__: object) -> object:
-        return Answer({}, b"<html>")
-
-    from headrace.buckets import Bucket
-    from headrace_daemon.source.ais.client import Answer
-
-    bucket = Bucket.parse("ais://b")
-    with pytest.raises(ObjectUnreadableError, match="is no page"):
+    with pytest.raises(ObjectUnreadableError) as raised:
         run(main())
+    assert told in str(raised.value)
+    assert pages == 1
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_listing_that_goes_round_in_circles_ends(
+    ais: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens = itertools.cycle(["a/1", "a/2", "a/3"])
+
+    def page() -> bytes:
+        token = next(tokens)
+        return msgspec.msgpack.encode(
+            {"UUID": "u", "ContinuationToken": token, "Entries": [{"n": token, "s": 1}]}
+        )
+
+    async def main() -> None:
+        async with open_store(ais.endpoint) as store:
+            invent_pages(store, page, monkeypatch)
+            await store.list_objects(Objects("ais://b"), tmp_path)
+
+    with pytest.raises(ObjectUnreadableError, match="comes back to 'a/1'"):
+        run(main())
+    assert os.listdir(tmp_path) == []
 
 
 def test_an_endpoint_that_is_no_store_is_said(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Final, NamedTuple
 
 import msgspec
 
@@ -61,10 +61,11 @@ _IS_FOLDER: Final = 1 << 8
 class _Entry(msgspec.Struct):
     """An object as the store lists it: name, size in bytes, checksum in hex, version, flags."""
 
-    n: str
-    s: int = 0
-    cs: str = ""
-    v: str = ""
+    # The limits are those of the columns of a manifest, and of what sums of sizes can be.
+    n: Annotated[str, msgspec.Meta(min_length=1)]
+    s: Annotated[int, msgspec.Meta(ge=0, lt=1 << 53)] = 0
+    cs: Annotated[str, msgspec.Meta(max_length=128)] = ""
+    v: Annotated[str, msgspec.Meta(max_length=1024)] = ""
     f: int = 0
 
 
@@ -168,21 +169,26 @@ class Lister:
     ) -> None:
         """Append all objects of a source to a manifest."""
         uuid = token = ""
+        # Digests of the tokens so far: those of some providers have no order to go by.
+        seen: set[int] = set()
         while True:
             page = await self._page(bucket, uuid, token)
 
             def append(page: _Page = page) -> None:
-                writer.append(*_rows(page.Entries or [], source, bucket.prefix))
+                writer.append(*_rows(page.Entries or [], source, bucket))
 
             await run_in_thread(self._executor, append)
             progress(writer.num_entries)
             if not page.ContinuationToken:
                 return
-            if page.ContinuationToken == token:
-                raise ObjectUnreadableError(
-                    str(bucket), f"listing {bucket} does not get on after {token!r}"
-                )
             uuid, token = page.UUID, page.ContinuationToken
+            place = hash(token)
+            if place in seen:
+                raise ObjectUnreadableError(
+                    str(bucket),
+                    f"listing {bucket} goes round in circles: it comes back to {token!r}",
+                )
+            seen.add(place)
 
     async def _page(self, bucket: Bucket, uuid: str, token: str) -> _Page:
         value = {
@@ -209,7 +215,7 @@ class Lister:
             page = await asyncio.get_running_loop().run_in_executor(
                 self._executor, _decode, answer.body
             )
-        except msgspec.DecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise ObjectUnreadableError(
                 str(bucket), f"{what}: the answer of {self._client.proxy} is no page ({error})"
             ) from error
@@ -221,9 +227,13 @@ class Lister:
         return page
 
 
-def _rows(entries: Sequence[_Entry], source: Objects, prefix: str) -> _Rows:
-    """Return the objects among some entries that belong to a source."""
-    suffixes = source.suffix
+def _rows(entries: Sequence[_Entry], source: Objects, bucket: Bucket) -> _Rows:
+    """Return the objects among some entries that belong to a source.
+
+    Raises:
+        ObjectUnreadableError: If there is one that was not asked for.
+    """
+    suffixes, prefix = source.suffix, bucket.prefix
     flat = None if source.recursive else len(prefix)
     wanted = [
         entry
@@ -233,6 +243,13 @@ def _rows(entries: Sequence[_Entry], source: Objects, prefix: str) -> _Rows:
         and (not suffixes or entry.n.endswith(suffixes))
         and (flat is None or "/" not in entry.n[flat:])
     ]
+    for entry in wanted:
+        if not entry.n.startswith(prefix):
+            raise ObjectUnreadableError(
+                str(bucket),
+                f"the store lists {entry.n!r} in {bucket.uri}, which does not begin with "
+                f"{prefix!r}",
+            )
     return _Rows(
         names=[entry.n.encode() for entry in wanted],
         sizes=[entry.s for entry in wanted],
