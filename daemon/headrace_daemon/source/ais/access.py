@@ -11,9 +11,9 @@ import os
 import ssl
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urlsplit
 
 from ...errors import SettingsError
+from .addresses import is_node_url
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -60,7 +60,9 @@ class Access:
         """Addresses of proxies, in the order in which they are tried; empty if none was given."""
         self.ssl = _ssl_context(settings, environ) if self._has_https else None
         """For ``https://`` endpoints; None where there is none."""
-        self._token = environ.get("AIS_AUTHN_TOKEN", "")
+        self._token = environ.get("AIS_AUTHN_TOKEN", "").strip()
+        if self._token and not _is_token(self._token):
+            raise SettingsError("$AIS_AUTHN_TOKEN is no token: one word of ASCII")
         path = settings.token_file or (
             "" if self._token else environ.get("AIS_AUTHN_TOKEN_FILE", "")
         )
@@ -104,13 +106,12 @@ class Access:
 
 
 def _endpoint(url: str, origin: str) -> str:
-    try:
-        parts = urlsplit(url)
-        is_good = parts.scheme in ("http", "https") and bool(parts.hostname)
-        _ = parts.port  # raises where it is no number
-    except ValueError:
-        is_good = False
-    if not is_good:
+    if "@" in url:
+        raise SettingsError(
+            f"{origin}: an endpoint has a name or password before '@', which the store does not "
+            "know and a log would show: give a token by [store] token_file instead"
+        )
+    if not is_node_url(url):
         raise SettingsError(
             f"{origin}: {url!r} is no endpoint: write the address of a proxy, such as "
             "http://10.0.0.1:51080"
@@ -132,11 +133,15 @@ def _read_token(path: Path) -> str:
         except (ValueError, KeyError) as error:
             raise SettingsError(f"token file {path} is JSON without a field 'token'") from error
         text = token.strip() if isinstance(token, str) else ""
-    if not text or not text.isprintable() or " " in text:
+    if not _is_token(text):
         raise SettingsError(
             f'token file {path} has no token in it: write one word, or {{"token": "…"}}'
         )
     return text
+
+
+def _is_token(text: str) -> bool:
+    return bool(text) and text.isascii() and text.isprintable() and " " not in text
 
 
 def _ssl_context(settings: StoreSettings, environ: Mapping[str, str]) -> ssl.SSLContext:

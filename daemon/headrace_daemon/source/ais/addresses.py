@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from typing import TYPE_CHECKING
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urlsplit
 
 if TYPE_CHECKING:
     from headrace.buckets import Bucket
@@ -32,3 +32,22 @@ def object_root(bucket: Bucket) -> str:
 def quoted(name: str) -> str:
     """Return the name of an object as a part of a path; its slashes stay."""
     return quote(name, safe="/")
+
+
+def is_node_url(url: str) -> bool:
+    """Tell whether a string is the address of a node: ``http://host:port``, and a path at most."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # raises where it is no number
+        (parts.hostname or "").encode("idna")
+    except ValueError:
+        return False
+    return (
+        parts.scheme in ("http", "https")
+        and bool(parts.hostname)
+        and "@" not in parts.netloc
+        and not parts.query
+        and not parts.fragment
+        and url.isprintable()
+        and " " not in url
+    )

@@ -13,8 +13,6 @@ import logging
 import time
 from typing import TYPE_CHECKING, Final, NoReturn
 
-import msgspec
-
 from ...errors import SourceError, StoreUnavailableError
 from .clustermap import ClusterMap, Node, parse
 from .faults import Fault
@@ -119,7 +117,7 @@ class Cluster:
             if isinstance(answer, Fault):
                 raise ValueError(str(answer))
             new = parse(answer.body)
-        except (ValueError, msgspec.DecodeError) as error:
+        except ValueError as error:
             raise StoreUnavailableError(
                 what,
                 f"{what}: {self._client.proxy} does not answer as an AIStore proxy does ({error}): "

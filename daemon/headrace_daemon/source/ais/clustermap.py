@@ -12,6 +12,8 @@ import msgspec
 import numpy as np
 import xxhash
 
+from .addresses import is_node_url
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -124,10 +126,12 @@ def parse(body: bytes) -> ClusterMap:
     """Return the map that ``/v1/daemon?what=smap`` answers with.
 
     Raises:
-        msgspec.DecodeError: If it is none.
-        ValueError: If its version is no number.
+        ValueError: If it is none, or has a number or an address that cannot be.
     """
-    wire = _decode(body)
+    try:
+        wire = _decode(body)
+    except RecursionError as error:
+        raise ValueError(str(error)) from None
     targets = [
         (
             Node(snode.daemon_id, _url(snode), is_leaving=bool(snode.flags & _LEAVING)),
@@ -137,10 +141,15 @@ def parse(body: bytes) -> ClusterMap:
     ]
     primary = _url(wire.proxy_si)
     others = sorted(_url(snode) for snode in wire.pmap.values())
-    return ClusterMap(
-        int(wire.version), wire.uuid, targets, [primary, *(url for url in others if url != primary)]
-    )
+    proxies = [primary, *(url for url in others if url != primary)]
+    try:
+        return ClusterMap(int(wire.version), wire.uuid, targets, proxies)
+    except OverflowError as error:
+        raise ValueError(f"a digest of a target is out of range: {error}") from None
 
 
 def _url(snode: _Snode) -> str:
-    return snode.public_net.direct_url.rstrip("/")
+    url = snode.public_net.direct_url.rstrip("/")
+    if not is_node_url(url):
+        raise ValueError(f"{snode.daemon_id} has address {url!r}")
+    return url

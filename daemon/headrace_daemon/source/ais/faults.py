@@ -73,6 +73,7 @@ _STATUS: Final[Mapping[int, Kind]] = {
     401: Kind.UNAUTHORIZED,
     403: Kind.DENIED,
     404: Kind.MISSING,
+    408: Kind.NODE,
     409: Kind.BUSY,
     410: Kind.MISSING,
     423: Kind.BUSY,
@@ -99,7 +100,7 @@ def of_answer(status: int, body: bytes, where: str) -> Fault:
     """
     try:
         told = _decode(body)
-    except msgspec.DecodeError:
+    except (ValueError, RecursionError):
         told = _Body(message=body.decode(errors="replace"))
     message = " ".join(told.message.split())[:_MAX_MESSAGE_CHARS]
     kind = _STATUS.get(status, Kind.FINAL)

@@ -25,7 +25,21 @@ def test_the_configuration_wins_over_the_environment() -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["foo", "ftp://a:1", "http://", "http://a:b", "//a:1", "http://[::1"]
+    "url",
+    [
+        "foo",
+        "ftp://a:1",
+        "http://",
+        "http://a:b",
+        "//a:1",
+        "http://[::1",
+        "http://a b",
+        "http://a:1?x=1",
+        "http://a:1/#x",
+        "http://a:70000",
+        f"http://{'a' * 300}",
+        "http://a..b",
+    ],
 )
 def test_what_is_no_endpoint_is_named_with_where_it_stands(url: str) -> None:
     with pytest.raises(SettingsError) as raised:
@@ -33,6 +47,36 @@ def test_what_is_no_endpoint_is_named_with_where_it_stands(url: str) -> None:
     assert f"[store] endpoints: {url!r} is no endpoint" in str(raised.value)
     with pytest.raises(SettingsError, match=r"\$AIS_ENDPOINT: "):
         Access(StoreSettings(), {"AIS_ENDPOINT": url})
+
+
+def test_an_endpoint_with_a_password_is_refused_and_not_repeated() -> None:
+    with pytest.raises(SettingsError) as raised:
+        Access(StoreSettings(endpoints=("http://me:secret@a:1",)), {})
+    assert "has a name or password before '@'" in str(raised.value)
+    assert "token_file" in str(raised.value)
+    assert "secret" not in str(raised.value)
+
+
+def test_an_endpoint_may_have_a_path_and_any_kind_of_host() -> None:
+    urls = ("http://gate/ais/", "https://[::1]:51080", "http://ais_proxy:1", "http://h")
+    assert Access(StoreSettings(endpoints=urls), {}).endpoints == (
+        "http://gate/ais",
+        *urls[1:],
+    )
+
+
+@pytest.mark.parametrize("token", ["secret\n", " secret", "secret\r\n"])
+def test_a_token_of_the_environment_may_have_space_around_it(token: str) -> None:
+    access = Access(StoreSettings(), {"AIS_AUTHN_TOKEN": token})
+    assert access.headers == {"Authorization": "Bearer secret"}
+
+
+@pytest.mark.parametrize("token", ["two words", "a\nb", "a\x00b", "ключ"])
+def test_a_token_of_the_environment_that_is_none_is_refused_without_its_content(token: str) -> None:
+    with pytest.raises(SettingsError) as raised:
+        Access(StoreSettings(), {"AIS_AUTHN_TOKEN": token})
+    assert "$AIS_AUTHN_TOKEN is no token" in str(raised.value)
+    assert token not in str(raised.value)
 
 
 @pytest.mark.parametrize(
@@ -50,7 +94,9 @@ def test_a_token_file_is_bare_or_json(tmp_path: Path, text: str) -> None:
     assert Access(StoreSettings(), environ).headers == {"Authorization": "Bearer other"}
 
 
-@pytest.mark.parametrize("text", ["", "two words", '{"x": 1}', '{"token": 7}', "{", "a\x00b"])
+@pytest.mark.parametrize(
+    "text", ["", "two words", "ключ", '{"x": 1}', '{"token": 7}', "{", "a\x00b"]
+)
 def test_a_file_without_a_token_is_refused_without_its_content(tmp_path: Path, text: str) -> None:
     path = tmp_path / "token"
     path.write_text(text)

@@ -108,3 +108,23 @@ def test_a_map_without_digests_has_them_from_the_ids() -> None:
     current = parse(smap(*plain))
     bucket, names = Bucket.parse("ais://b"), [f"{number}" for number in range(100)]
     assert current.owners(bucket, names) == THREE.owners(bucket, names)
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (smap(snode("t1", id_digest=-1)), "digest"),
+        (smap(snode("t1", id_digest=2**64)), "digest"),
+        (smap(snode("t1", public_net={"direct_url": ""})), "t1 has address ''"),
+        (smap(snode("t1", public_net={"direct_url": "http://h:x"})), "t1 has address 'http://h:x'"),
+        (smap(snode("t1", public_net={"direct_url": "ftp://h:1"})), "t1 has address 'ftp://h:1'"),
+        (smap(snode("t1", public_net={"direct_url": "http:///x"})), "t1 has address 'http:///x'"),
+        (smap(snode("t1", public_net={"direct_url": "http://u:p@h:1"})), "t1 has address"),
+        (b'{"x": ' + b"[" * 100_000, "recursion"),
+        (b'{"tmap": {"t": {"daemon_id": "\xff"}}}', "utf-8"),
+    ],
+    ids=range(9),
+)
+def test_a_map_that_cannot_be_is_refused(body: bytes, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        parse(body)

@@ -26,6 +26,7 @@ def body(message: str = "", tcode: str = "") -> bytes:
             body("AWS backend is missing in the cluster configuration", "ErrFailedTo"),
             Kind.FINAL,
         ),
+        (408, b"<html>", Kind.NODE),
         (410, b"", Kind.MISSING),
         (401, b"", Kind.UNAUTHORIZED),
         (403, body("direct target access denied"), Kind.DENIED),
@@ -59,6 +60,24 @@ def test_the_words_are_those_of_the_store_in_one_short_line() -> None:
     assert len(str(told)) < 400
     assert str(of_answer(503, b"", "p")) == "p answered 503"
     assert str(of_answer(400, b"\xff<html>", "p")) == "p answered 400 (�<html>)"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'{"message": "\xff\xfe"}',
+        b'{"message": "\\ud800"}',
+        b'{"x": ' + b"[" * 100_000,
+        b'{"message": null}',
+        b"\x1f\x8b\x08\x00",
+    ],
+    ids=range(5),
+)
+def test_an_answer_of_any_bytes_is_a_fault_that_can_be_sent_on(content: bytes) -> None:
+    told = of_answer(500, content, "proxy p")
+    assert told.kind is Kind.NODE
+    assert len(str(told)) < 400
+    str(told).encode()
 
 
 @pytest.mark.parametrize(
