@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from headrace.protocol import VERSION
 
 from . import __version__
+from .errors import SettingsError
 from .feed.registry import FeedRegistry, OpenFeed
 from .feed.streams import Streams
 from .fetch.budget import Budget
 from .fetch.fetcher import Fetcher
+from .settings import DaemonSettings, FetchSettings, StoreSettings
 from .source.ais.access import Access
 from .source.ais.store import AisStore
 from .source.catalog import Catalog
@@ -32,6 +35,18 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_LOOSE: Final = frozenset({"max_connections", "grace_s", "drain_s"})
+_FIXED: Final = (
+    *(
+        f"daemon.{field.name}"
+        for field in msgspec.structs.fields(DaemonSettings)
+        if field.name not in _LOOSE
+    ),
+    *(f"fetch.{field.name}" for field in msgspec.structs.fields(FetchSettings)),
+    *(f"store.{field.name}" for field in msgspec.structs.fields(StoreSettings)),
+)
+"""Keys that count at the start only: what was built by them stays as long as the daemon."""
+
 
 class App:
     """A daemon, from its listening socket to the return of everything.
@@ -44,6 +59,8 @@ class App:
     def __init__(self, settings: Settings, listener: socket.socket) -> None:
         self._settings = settings
         self._started = time.monotonic()
+        self.is_serving = asyncio.Event()
+        """Set once clients are accepted."""
         # Threads for reading, listing and planning; what is queued for them is bounded by the
         # fetcher's places and the number of feeds.
         self._executor = ThreadPoolExecutor(
@@ -73,6 +90,7 @@ class App:
         logger.info("settings %s", msgspec.json.encode(self._settings).decode())
         try:
             async with self._ais, self._registry:
+                self.is_serving.set()
                 await self._listener.run()
         finally:
             self._listener.stop()
@@ -83,6 +101,38 @@ class App:
         """Begin an orderly end: accept nothing, read nothing ahead, drain the sessions."""
         logger.info("stopping drain_s=%g", self._settings.daemon.drain_s)
         self._listener.stop()
+
+    @property
+    def settings(self) -> Settings:
+        """The configuration in force."""
+        return self._settings
+
+    @property
+    def store(self) -> AisStore:
+        """The cluster that buckets are in."""
+        return self._ais
+
+    def reload(self, settings: Settings) -> None:
+        """Put another configuration into force: all of it, or nothing.
+
+        Feeds and connections go on as they were opened.
+
+        Raises:
+            SettingsError: If keys have changed that only count at the start.
+        """
+        changed = [key for key in _FIXED if _value(settings, key) != _value(self._settings, key)]
+        if changed:
+            news = ", ".join(
+                f"{key} = {_value(settings, key)!r} (in force: {_value(self._settings, key)!r})"
+                for key in changed
+            )
+            raise SettingsError(f"{news}: changes only with a restart of the daemon")
+        self._settings = settings
+        self._streams.settings = settings
+        self._registry.grace_s = settings.daemon.grace_s
+        self._listener.allow_uids = settings.trust.allow_uids
+        self._listener.max_connections = settings.daemon.max_connections
+        logger.info("settings %s", msgspec.json.encode(settings).decode())
 
     def _make_session(self, sock: socket.socket, name: str) -> Session:
         return Session(
@@ -115,6 +165,11 @@ class App:
             "default_stream": self._settings.default_stream,
             "feeds": [_describe(entry) for entry in self._registry.feeds],
         }
+
+
+def _value(settings: Settings, key: str) -> object:
+    table, _, name = key.partition(".")
+    return getattr(getattr(settings, table), name)
 
 
 def _describe(entry: OpenFeed) -> dict[str, Any]:

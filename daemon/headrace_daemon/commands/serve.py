@@ -12,16 +12,22 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from headrace.client import DEFAULT_SOCKET
+
 from .. import lifecycle
 from ..errors import SettingsError
 from ..observe import logs
+from ..observe.notify import Notifier
 from ..settings import Settings, SettingsValueError, TrustSettings, load
 from ..source.ais.access import NO_ENDPOINT, Access
-from ..transport import listener
+from ..transport import activation, listener
 
 if TYPE_CHECKING:
     import argparse
+    import socket
     from collections.abc import Iterator
+
+    from ..transport.activation import Inherited
 
 PRIVATE_MARK: Final = ".headrace-private"
 """A file of this name says that its folder was made to be removed, whatever else is in it."""
@@ -62,22 +68,60 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Serve until told to stop."""
     logs.configure(options.log_level)
-    settings = _settings(options)
-    _check_endpoints(settings)
+    notifier = Notifier.take()
+    inherited = activation.take()
+
+    def load_settings() -> Settings:
+        settings = _settings(options)
+        if inherited is not None:
+            settings = _at(settings, inherited.path, options)
+        _check_endpoints(settings)
+        return settings
+
+    settings = load_settings()
     lifeline = None if options.private is None else _lifeline()
     _make_state_dir(settings.daemon.state_dir)
+    with _socket(settings, inherited) as sock, _private(options.private):
+        lifecycle.run(
+            settings,
+            sock,
+            lifeline=lifeline,
+            notifier=notifier,
+            load=None if options.config is None else load_settings,
+        )
+    return 0
+
+
+@contextlib.contextmanager
+def _socket(settings: Settings, inherited: Inherited | None) -> Iterator[socket.socket]:
+    """Give the socket to serve; one that we made is removed at the end."""
     path = Path(settings.daemon.socket)
+    if inherited is not None:
+        activation.check_group(path, settings.daemon.group)
+        yield inherited.sock
+        return
     sock = listener.bind(path, settings.daemon.group)
     identity = os.stat(path).st_ino
-    with _private(options.private):
-        try:
-            lifecycle.run(settings, sock, lifeline=lifeline)
-        finally:
-            # Only our own: another daemon may have replaced the file meanwhile.
-            with contextlib.suppress(FileNotFoundError):
-                if os.stat(path).st_ino == identity:
-                    path.unlink()
-    return 0
+    try:
+        yield sock
+    finally:
+        # Only our own: another daemon may have replaced the file meanwhile.
+        with contextlib.suppress(FileNotFoundError):
+            if os.stat(path).st_ino == identity:
+                path.unlink()
+
+
+def _at(settings: Settings, path: Path, options: argparse.Namespace) -> Settings:
+    """Return settings with the path of the socket that was passed, if they do not want another."""
+    wanted = settings.daemon.socket
+    if options.private is not None:
+        activation.check_path(path, wanted, "the socket of --private")
+    elif options.socket is not None:
+        activation.check_path(path, wanted, "--socket")
+    elif wanted != DEFAULT_SOCKET:
+        activation.check_path(path, wanted, "daemon.socket")
+    daemon = msgspec.structs.replace(settings.daemon, socket=os.fspath(path))
+    return msgspec.structs.replace(settings, daemon=daemon)
 
 
 def _settings(options: argparse.Namespace) -> Settings:

@@ -84,7 +84,8 @@ class FeedRegistry:
         self._budget = budget
         self._fetcher = fetcher
         self._executor = executor
-        self._grace_s = grace_s
+        self.grace_s = grace_s
+        """How long a feed waits that is parked from now on, seconds."""
         self._feeds: dict[str, OpenFeed] = {}
         # Owns the tasks of all feeds; None outside of the context.
         self._tasks: asyncio.TaskGroup | None = None
@@ -276,8 +277,8 @@ class FeedRegistry:
         """
         entry.feed.on_change = lambda: None
         entry.unwatch = unwatch
-        entry.grace = asyncio.get_running_loop().call_later(self._grace_s, self.close_soon, entry)
-        logger.info("feed parked feed=%s grace_s=%g", entry.feed.name, self._grace_s)
+        entry.grace = asyncio.get_running_loop().call_later(self.grace_s, self.close_soon, entry)
+        logger.info("feed parked feed=%s grace_s=%g", entry.feed.name, self.grace_s)
 
 
 def _name(stream: BoundStream) -> str:

@@ -78,7 +78,8 @@ class Streams:
     """
 
     def __init__(self, settings: Settings, catalog: Catalog) -> None:
-        self._settings = settings
+        self.settings = settings
+        """What is resolved from now on is resolved by them; open streams stay as they are."""
         self._catalog = catalog
         # Slot sizes by what determines them: a scan of the epoch each, so worth keeping.
         self._sizes: OrderedDict[tuple[object, ...], int] = OrderedDict()
@@ -146,7 +147,7 @@ class Streams:
         return largest
 
     def _resolve(self, wanted: str | dict[str, Any]) -> tuple[str, Stream]:
-        settings = self._settings
+        settings = self.settings
         if isinstance(wanted, str):
             name = wanted or settings.default_stream
             if name in settings.streams:
@@ -166,7 +167,7 @@ class Streams:
         return "", stream
 
     def _check_trust(self, stream: Stream) -> None:
-        allowed = self._settings.trust.allow_sources
+        allowed = self.settings.trust.allow_sources
         if not any(is_below(stream.source, prefix) for prefix in allowed):
             raise TrustError(
                 f"source {stream.source.location} is not below [trust] allow_sources "

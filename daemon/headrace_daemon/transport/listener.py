@@ -146,8 +146,10 @@ class Listener:
     ) -> None:
         self._sock = sock
         self._make_session = make_session
-        self._allow_uids = allow_uids
-        self._max_connections = max_connections
+        self.allow_uids = allow_uids
+        """User ids that may connect from now on; None for all."""
+        self.max_connections = max_connections
+        """Connections at a time; those beyond a limit that was lowered stay."""
         self._sessions: set[Session] = set()
         self._num_accepted = 0
         self._is_stopping = asyncio.Event()
@@ -165,7 +167,9 @@ class Listener:
                 await self._is_stopping.wait()
                 accepting.cancel()
                 await asyncio.wait([accepting])
-                self._sock.close()  # whoever connects from now on is refused at once
+                # Whoever connects from now on is refused at once; or waits for the next daemon, if
+                # somebody else holds the socket too.
+                self._sock.close()
         finally:
             self._sock.close()
 
@@ -213,14 +217,14 @@ class Listener:
             logger.debug("session closed session=%s", session.name)
 
     def _refusal(self, peer: Credentials) -> m.Error | None:
-        if self._allow_uids is not None and peer.uid not in self._allow_uids:
+        if self.allow_uids is not None and peer.uid not in self.allow_uids:
             return m.Error(
                 code="trust",
                 message=f"user id {peer.uid} is not in [trust] allow_uids",
                 fault="client",
                 scope="connection",
             )
-        if len(self._sessions) >= self._max_connections:
+        if len(self._sessions) >= self.max_connections:
             return m.Error(
                 code="busy",
                 message=f"the daemon has {len(self._sessions)} connections, the limit is "

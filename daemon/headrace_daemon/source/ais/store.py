@@ -1,7 +1,7 @@
 """The store: one AIStore cluster as all streams of a daemon see it.
 
-Nothing is asked before the first stream needs it, so that a daemon starts, and serves folders,
-while the cluster is down.
+Nothing is asked before the first stream needs it, or somebody wants to know how the store is, so
+that a daemon starts, and serves folders, while the cluster is down.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, TypeVar
 
 import aiohttp
 
+from ...errors import SourceError
 from .client import AisClient
 from .cluster import Cluster
 from .counts import Counts
@@ -37,6 +38,10 @@ _T = TypeVar("_T")
 
 PING_S: Final = 3.0
 """How long a target may take to say that it is well, seconds."""
+
+ANSWER_S: Final = 10.0
+"""How long the proxies may take to say how the cluster is, when nobody waits to read, seconds: some
+of them may be dead, which takes 3 s each to notice."""
 
 
 class Reach(NamedTuple):
@@ -146,6 +151,21 @@ class AisStore:
             "/v1/daemon?what=software_version", "the version of the store"
         )
         return "" if isinstance(answer, Fault) else answer.body.decode(errors="replace").strip()
+
+    async def look(self, max_age_s: float) -> str:
+        """Make sure that the map is not older than some seconds; return why not, in words.
+
+        Empty words mean that the store is well as far as a proxy knows.
+        """
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                await self.cluster.current(max_age_s)
+        except TimeoutError:
+            silence = f"proxy {self.client.proxy} said nothing for {ANSWER_S:g} s"
+            return self.client.trouble or silence
+        except SourceError as error:
+            return str(error)
+        return ""
 
     async def ping(self) -> list[Reach]:
         """Ask every target of the map of this moment whether it is well, all at once."""
