@@ -110,7 +110,9 @@ class Channel:
         return self
 
     def _greet(self) -> None:
-        self.send(m.Hello(versions=(VERSION,), agent=AGENT))
+        # Who is turned away at the door may have been told why, and hung up on, before that.
+        with contextlib.suppress(ConnectionLostError):
+            self.send(m.Hello(versions=(VERSION,), agent=AGENT))
         event = self.receive()
         if isinstance(event, m.Error):
             raise_error(event)

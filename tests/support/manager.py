@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from .commands import HEADRACE, Serving, environment
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
 
 DEADLINE_S: Final = 30.0
@@ -121,7 +121,7 @@ def start(
     program: Sequence[str] = HEADRACE[1:],
     preexec_fn: Callable[[], None] | None = None,
     pass_fds: Sequence[int] = (),
-    **env: str,
+    env: Mapping[str, str] | None = None,
 ) -> Serving:
     """Start ``headrace serve`` as a service, and wait for nothing; `Serving.close` ends it.
 
@@ -144,7 +144,7 @@ def start(
     number = "-" if passed is None else str(passed.fileno())
     process = subprocess.Popen(
         [HEADRACE[0], "-c", _PASS, number, *program, "serve", *map(str, arguments)],
-        env=environment(**told, **env),
+        env=environment(**told, **(env or {})),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

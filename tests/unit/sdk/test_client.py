@@ -166,6 +166,15 @@ def test_refusal_at_the_door_is_raised(
         greet_with(daemon, saying(error))
 
 
+def test_refusal_that_comes_before_the_greeting_is_raised(daemon: ScriptedDaemon) -> None:
+    with daemon.connect(None) as channel:
+        conversation = daemon.accept()
+        conversation.say(m.Error(code="busy", message="too many", scope="connection"))
+        conversation.hang_up()
+        with pytest.raises(errors.FeedError, match="too many"):
+            channel.greeted()
+
+
 def test_something_else_than_a_daemon_is_refused(daemon: ScriptedDaemon) -> None:
     def answer(conversation: Conversation) -> None:
         conversation.sock.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
