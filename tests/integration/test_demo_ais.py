@@ -51,17 +51,19 @@ def demo_buckets(endpoint: str) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(300)
 def test_demo_on_a_store_tells_the_same_story_and_leaves_no_bucket(
     ais: StandIn, no_sdk: str, folder: Path, demos: list[Demo]
 ) -> None:
     demo = Demo(folder, "--endpoint", ais.endpoint, *EPOCHS, PYTHONPATH=no_sdk)
     demos.append(demo)
-    status, errors = demo.finish(timeout_s=120)
+    status, errors = demo.finish(timeout_s=240)
     assert (status, errors) == (0, ""), demo.output
     assert_tells_the_story(demo)
     text = " ".join(demo.output.split())
-    assert re.search(r"as objects in ais://headrace-demo-[0-9a-f]{8}, AIStore, 3 targets", text)
+    assert re.search(
+        r"as objects in ais://headrace-demo-[0-9a-f]{8}, AIStore( [^ ,]+)?, 3 targets", text
+    )
     assert "not measured: a comparison needs the SDK of AIStore: pip install 'aistore" in text
     # Objects came from the targets that own them, read by the daemon.
     assert any(r.method == "GET" and "/train/" in r.path for r in ais.requests)
@@ -71,13 +73,13 @@ def test_demo_on_a_store_tells_the_same_story_and_leaves_no_bucket(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(300)
 def test_demo_on_a_real_cluster_tells_the_same_story_and_leaves_no_bucket(
     cluster: Cluster, folder: Path, demos: list[Demo]
 ) -> None:
     demo = Demo(folder, "--endpoint", cluster.endpoint, *EPOCHS)
     demos.append(demo)
-    status, errors = demo.finish(timeout_s=140)
+    status, errors = demo.finish(timeout_s=280)
     assert (status, errors) == (0, ""), demo.output
     assert_tells_the_story(demo)
     text = " ".join(demo.output.split())

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-DEADLINE_S: Final = 10.0
+DEADLINE_S: Final = 60.0
 """Far more than a process takes to end after SIGKILL."""
 
 _PR_SET_PDEATHSIG: Final = 1

@@ -73,7 +73,7 @@ def test_bucket_is_there_meanwhile_and_gone_afterwards(
     ais: StandIn, folder: Path, screen: Screen, shown: io.StringIO
 ) -> None:
     with prepared(folder, ais.endpoint, screen, keep=False) as place:
-        assert place.words == f"as objects in {place.root}, AIStore, 2 targets"
+        assert place.words == f"as objects in {place.root}, AIStore 5.0.standin, 2 targets"
         assert place.environ == {"AIS_ENDPOINT": ais.endpoint}
         assert has(ais, place.root)
     assert not has(ais, place.root)
