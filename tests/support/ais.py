@@ -131,8 +131,13 @@ class Wire:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Close all connections: the next requests are on new ones."""
         for connection in self._connections.values():
             connection.close()
+        self._connections.clear()
 
 
 class Ais:
@@ -163,7 +168,7 @@ class Ais:
 
     def owner(self, bucket: str, name: str) -> str:
         """Return the id of the target that has an object, as a client computes it from the map."""
-        nodes = [_Hashed(node) for node in self.smap()["tmap"].values()]
+        nodes = [_Hashed(node) for node in self.smap()["tmap"].values() if not node["flags"]]
         return hrw.owner(f"ais/@#/{bucket}/{name}", nodes).id
 
     def owner_url(self, bucket: str, name: str) -> str:
