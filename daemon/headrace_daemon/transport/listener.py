@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_BACKLOG: Final = 128
+BACKLOG: Final = 128
 _PASSING: Final = (
     errno.ECONNABORTED,
     errno.EMFILE,
@@ -71,7 +71,7 @@ def bind(path: Path, group: str) -> socket.socket:
         if group:
             _give_to(path, group)
         path.chmod(0o660)
-        listener.listen(_BACKLOG)
+        listener.listen(BACKLOG)
     except BaseException:
         listener.close()
         path.unlink(missing_ok=True)
