@@ -179,11 +179,7 @@ async def _send(
 async def _ask(
     client: AisClient, path: str, method: str = "GET", body: Mapping[str, Any] | None = None
 ) -> Answer | Fault:
-    try:
-        async with asyncio.timeout(ANSWER_S):
-            return await client.ask_once(client.proxy, path, method, body, client.access.headers)
-    except TimeoutError as error:
-        return of_exception(error, f"proxy {client.proxy}")
+    return await client.ask_once(client.proxy, path, method, body, client.access.headers, ANSWER_S)
 
 
 def _hint(client: AisClient, fault: Fault) -> str:

@@ -5,6 +5,7 @@ A question goes to one proxy after the other until one answers or the deadline h
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import ssl
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
@@ -36,6 +37,13 @@ PAGE_STALL_S: Final = 60.0
 """How long a proxy may send nothing while it answers, seconds: a page of a listing waits for all
 targets, and for the provider of a remote bucket."""
 
+ANSWER_S: Final = 10.0
+"""How long a proxy may take to answer anything but a listing, seconds: then another is asked."""
+
+MAX_ANSWER_BYTES: Final = 64 << 20
+"""Of what a proxy answers: three times the longest page of 10,000 objects."""
+
+_MAX_ERROR_BYTES: Final = 64 << 10
 _MAX_ADDRESSES: Final = 16
 
 
@@ -128,6 +136,7 @@ class AisClient:
         body: Mapping[str, Any] | None = None,
         accept: str = "application/json",
         deadline_s: float | None = None,
+        patience_s: float | None = None,
     ) -> Answer | Fault:
         """Ask the proxies a question that has a small answer.
 
@@ -138,6 +147,7 @@ class AisClient:
             body: Sent as JSON.
             accept: Wanted type of the answer.
             deadline_s: Instead of that of the client.
+            patience_s: How long one proxy may take, seconds; one that still sends then is left.
 
         Returns:
             The answer with status 200, or a fault that asking again would not change.
@@ -153,7 +163,12 @@ class AisClient:
                 proxy = self.proxy
                 headers = self.access.headers
                 answer = await self.ask_once(
-                    proxy, path, method, body, {**headers, "Accept": accept}
+                    proxy,
+                    path,
+                    method,
+                    body,
+                    {**headers, "Accept": accept},
+                    ANSWER_S if patience_s is None else patience_s,
                 )
                 if isinstance(answer, Answer):
                     self.trouble = ""
@@ -190,6 +205,7 @@ class AisClient:
         method: str,
         body: Mapping[str, Any] | None,
         headers: Mapping[str, str],
+        patience_s: float,
     ) -> Answer | Fault:
         """Ask one proxy, and take what comes.
 
@@ -199,26 +215,50 @@ class AisClient:
             method: Of HTTP.
             body: Sent as JSON.
             headers: The whole of them; those of `access` too.
+            patience_s: How long it may take, seconds.
 
         Returns:
             The answer with status 200, or what was wrong.
         """
         where = f"proxy {proxy}"
         try:
-            async with self.session.request(
-                method,
-                URL(proxy + path, encoded=True),
-                json=body,
-                headers=headers,
-                allow_redirects=False,
-            ) as answer:
-                content = await answer.read()
+            async with (
+                asyncio.timeout(patience_s),
+                self.session.request(
+                    method,
+                    URL(proxy + path, encoded=True),
+                    json=body,
+                    headers=headers,
+                    allow_redirects=False,
+                ) as answer,
+            ):
                 if answer.status == 200:
+                    content = await start_of(answer, MAX_ANSWER_BYTES + 1)
+                    if len(content) > MAX_ANSWER_BYTES:
+                        words = f"answered with more than {MAX_ANSWER_BYTES} bytes"
+                        return Fault(Kind.FINAL, words, where)
                     return Answer(answer.headers, content)
                 # HEAD has no body: the store puts the error into a header.
-                told = content or answer.headers.get("Hdr-Error", "").encode()
+                told = await start_of(answer) or header(answer, "Hdr-Error").encode()
                 return of_answer(answer.status, told, where)
         except (ssl.SSLCertVerificationError, aiohttp.ClientConnectorCertificateError) as error:
             return Fault(Kind.FINAL, f"has a certificate that is not trusted ({error})", where)
         except TROUBLE as error:
             return of_exception(error, where)
+
+
+async def start_of(answer: aiohttp.ClientResponse, num_bytes: int = _MAX_ERROR_BYTES) -> bytes:
+    """Return a body up to a number of bytes; the rest costs the connection."""
+    parts: list[bytes] = []
+    while num_bytes > 0 and (part := await answer.content.read(num_bytes)):
+        parts.append(part)
+        num_bytes -= len(part)
+    return b"".join(parts)
+
+
+def header(answer: aiohttp.ClientResponse, name: str) -> str:
+    """Return a header that can be sent on, whatever bytes it has; empty if it is not there."""
+    value = answer.headers.get(name, "")
+    if value.isascii():
+        return value
+    return value.encode(errors="surrogateescape").decode(errors="replace")

@@ -133,7 +133,8 @@ def of_exception(error: BaseException, where: str) -> Fault:
         case aiohttp.ClientPayloadError():
             words = "broke off in the middle of an answer"
         case _:
-            words = f"broke off ({str(error) or type(error).__name__})"
+            told = " ".join(str(error).split())[:_MAX_MESSAGE_CHARS]
+            words = f"broke off ({told or type(error).__name__})"
     return Fault(Kind.NODE, words, where)
 
 

@@ -48,6 +48,10 @@ _PROPS: Final = "name,size,checksum,version"
 PAGE_OBJECTS: Final = 0
 """Objects of a page; 0 leaves it to the store: 10,000, or what a provider gives."""
 
+PAGE_S: Final = 60.0
+"""How long a page may take at least, seconds, however short the deadline is: a page of a remote
+bucket waits for its provider."""
+
 _MAY_LACK: Final = 1
 """Flag of a page: targets are moving objects, and it may be incomplete."""
 
@@ -205,6 +209,7 @@ class Lister:
             what,
             body={"action": "list", "value": value},
             accept="application/msgpack",
+            patience_s=max(PAGE_S, self._client.deadline_s),
         )
         if isinstance(answer, Fault):
             if uuid and answer.kind is Kind.FINAL:

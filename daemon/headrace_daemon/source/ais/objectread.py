@@ -27,8 +27,9 @@ from ...errors import (
     StoreAccessError,
     StoreUnavailableError,
 )
-from .addresses import bucket_query, object_root, quoted
+from .addresses import bucket_query, is_node_url, object_root, quoted
 from .checksums import is_intact
+from .client import header, start_of
 from .faults import TROUBLE, Fault, Kind, of_answer, of_exception
 from .retry import Retry
 
@@ -48,6 +49,7 @@ logger = logging.getLogger(__name__)
 MAX_CORRUPT: Final = 3
 """Times that an object may arrive with bytes that do not have its checksum."""
 
+_SHOWN: Final = 300
 _REDIRECTS: Final = (301, 302, 307, 308)
 
 
@@ -216,7 +218,7 @@ class ObjectRead:
             ) as answer:
                 if answer.status in (200, 206):  # a gateway that follows redirects by itself
                     return await self._receive(answer, where)
-                content = await answer.read()
+                content = await start_of(answer)
                 if answer.status not in _REDIRECTS:
                     fault = of_answer(answer.status, content, where)
                     if fault.kind is Kind.UNAUTHORIZED and client.access.renew_token(headers):
@@ -224,17 +226,20 @@ class ObjectRead:
                     if fault.kind is Kind.NODE:
                         client.turn_from(proxy)
                     return fault
-                location = answer.headers.get("Location", "")
+                location = header(answer, "Location")
         except TROUBLE as error:
             client.turn_from(proxy)
             return of_exception(error, where)
         try:
             url = URL(proxy).join(URL(location, encoded=True))
+            is_good = is_node_url(f"{url.scheme}://{url.raw_authority}")
             is_same = url.path.endswith(f"/{self._request.name}")
         except ValueError:
-            is_same = False
+            is_good = is_same = False
+        if not is_good:
+            return Fault(Kind.FINAL, f"redirects to no address, {location[:_SHOWN]!r}", where)
         if not is_same:  # a name with a line feed, say, is not escaped there
-            return Fault(Kind.FINAL, f"redirects to another object, {location!r}", where)
+            return Fault(Kind.FINAL, f"redirects to another object, {location[:_SHOWN]!r}", where)
         return await self._get(url, None)
 
     async def _get(self, url: URL, owner: Node | None) -> Fault | None:
@@ -261,13 +266,13 @@ class ObjectRead:
         request = self._request
         target, size = request.target, len(request.target)
         if answer.status not in (200, 206):
-            fault = of_answer(answer.status, await answer.read(), str(where))
+            fault = of_answer(answer.status, await start_of(answer), str(where))
             if answer.status == 416:  # it has become shorter: the whole will tell
                 self._done = 0
                 return fault._replace(kind=Kind.BUSY)
             return fault
         headers = answer.headers
-        stamp = (headers.get("Ais-Checksum-Value", ""), headers.get("Ais-Version", ""))
+        stamp = (header(answer, "Ais-Checksum-Value"), header(answer, "Ais-Version"))
         if self._done and (
             answer.status != 206
             or stamp != self._stamp

@@ -134,6 +134,6 @@ class _Props(msgspec.Struct):
 def _has_backend(answer: Answer) -> bool:
     try:
         props = msgspec.json.decode(answer.headers.get("Ais-Bucket-Props", "{}"), type=_Props)
-    except msgspec.DecodeError:
+    except (ValueError, RecursionError):
         return True  # by way of a proxy it is right in any case
     return bool(props.backend_bck.name)
