@@ -60,16 +60,25 @@ class Service:
         self._passed = passed
         self.manager = manager
         self.daemons: list[Serving] = []
+        self._is_ready = False
 
     def start(self, *arguments: str) -> Serving:
         """Start the next one, and wait for nothing."""
         state = os.fspath(self._folder / "state")
         command = ("--state-dir", state, "--allow-source", "*", *arguments)
         self.daemons.append(start(*command, manager=self.manager, passed=self._passed))
+        self._is_ready = False
         return self.daemons[-1]
 
+    def wait_until_ready(self) -> None:
+        """Wait until the latest one serves."""
+        if not self._is_ready:
+            self.manager.wait_for("READY")
+            self._is_ready = True
+
     def stop(self) -> None:
-        """Tell the latest one to stop."""
+        """Tell the latest one to stop, once it serves: before, a signal ends it as any program."""
+        self.wait_until_ready()
         self.daemons[-1].send(signal.SIGTERM)
         assert self.daemons[-1].end() == 0, self.daemons[-1].log
 
@@ -93,9 +102,9 @@ def test_the_path_outlives_the_daemon_as_it_was_made(service: Service, path: Pat
     before = path.stat()
     for end in (service.stop, service.kill, service.stop):
         daemon = service.start()
-        service.manager.wait_for("READY")
-        with Channel.connect(os.fspath(path)):
-            assert f'"socket":"{path}"' in daemon.log
+        service.wait_until_ready()
+        Channel.connect(os.fspath(path)).close()
+        daemon.wait_for(f'"socket":"{path}"')
         end()
         after = path.stat()
         assert (after.st_ino, after.st_ctime_ns) == (before.st_ino, before.st_ctime_ns)
@@ -107,7 +116,7 @@ def test_a_trainer_that_connects_between_two_daemons_is_served_by_the_next(
     service: Service, path: Path, stream: Stream, end: str
 ) -> None:
     service.start()
-    service.manager.wait_for("READY")
+    service.wait_until_ready()
     getattr(service, end)()
     lengths: list[int] = []
     train = DaemonDataset(os.fspath(path), stream, deadline_s=60)
@@ -191,7 +200,7 @@ def test_the_same_path_is_welcome(service: Service, folder: Path, path: Path, wa
     config.write_text(f'[daemon]\nsocket = "{path}"\n' if way == "configuration" else "")
     option = ("--socket", str(path)) if way == "option" else ()
     service.start("--config", str(config), *option)
-    service.manager.wait_for("READY")
+    service.wait_until_ready()
     service.stop()
     assert path.exists()
 

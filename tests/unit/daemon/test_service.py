@@ -363,7 +363,7 @@ def test_a_reload_that_is_refused_changes_nothing_and_says_why(
         status = reload(daemon, manager)
         assert "; reload refused: " in status
         assert status.endswith(reason)
-        assert reason in daemon.log
+        daemon.wait_for("reload refused, the configuration stays as it was: ")
         opened(config, "train").close()
         assert "configured streams: train" in refusal(config, "other").message
         config.write(streams=("train", "other"))
