@@ -64,6 +64,7 @@ class Service:
 
     def start(self, *arguments: str) -> Serving:
         """Start the next one, and wait for nothing."""
+        self.manager.drain()  # what the one before has told
         state = os.fspath(self._folder / "state")
         command = ("--state-dir", state, "--allow-source", "*", *arguments)
         self.daemons.append(start(*command, manager=self.manager, passed=self._passed))
