@@ -89,6 +89,12 @@ def test_the_templates_differ_by_their_instance_only() -> None:
                     assert "%i" in " ".join(theirs[section][key]), key
 
 
+def test_the_readme_names_every_file_and_no_other() -> None:
+    table = re.findall(r"^\| (`.*?) \|", (FOLDER / "README.md").read_text(), re.MULTILINE)
+    files = {name for cell in table[:5] for name in re.findall(r"`([^`]+)`", cell)}
+    assert files == {path.name for path in FOLDER.iterdir()} - {"README.md"}
+
+
 # ---- the command line ----------------------------------------------------------------------------
 
 

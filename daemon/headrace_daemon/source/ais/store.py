@@ -161,7 +161,7 @@ class AisStore:
             async with asyncio.timeout(ANSWER_S):
                 await self.cluster.current(max_age_s)
         except TimeoutError:
-            silence = f"proxy {self.client.proxy} said nothing for {ANSWER_S:g} s"
+            silence = f"proxy {self.client.proxy} did not answer within {ANSWER_S:g} s"
             return self.client.trouble or silence
         except SourceError as error:
             return str(error)
