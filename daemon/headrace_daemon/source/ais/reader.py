@@ -10,15 +10,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-import aiohttp
 import msgspec
 
 from ...errors import ObjectUnreadableError, SourceError, SourceMissingError, StoreAccessError
 from ..together import run_together
 from .addresses import bucket_path
-from .client import CONNECT_S, Answer
 from .faults import Fault, Kind
+from .httpwire import HttpWire
 from .objectread import ObjectRead, Ways
+from .transfer import Transfer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from headrace.buckets import Bucket
 
     from ..reader import ReadRequest
-    from .client import AisClient
+    from .client import AisClient, Answer
     from .cluster import Cluster
     from .clustermap import Node
     from .counts import Counts
@@ -67,10 +67,10 @@ class AisReader:
             client=client,
             cluster=cluster,
             counts=counts,
-            timeout=aiohttp.ClientTimeout(
-                total=None,
-                sock_connect=CONNECT_S,
-                sock_read=max(stall_s, REMOTE_STALL_S) if bucket.is_remote else stall_s,
+            wire=HttpWire(
+                bucket,
+                client,
+                stall_s=max(stall_s, REMOTE_STALL_S) if bucket.is_remote else stall_s,
             ),
         )
         # Whether the owner by the map is the owner of the bytes; None before the bucket was asked.
@@ -99,7 +99,7 @@ class AisReader:
 
     async def _drain(self, pairs: Iterator[tuple[ReadRequest, Node | None]]) -> None:
         for request, owner in pairs:
-            await ObjectRead(self._ways, request, owner).run()
+            await ObjectRead(self._ways, Transfer(self._bucket, request), owner).run()
 
     async def _ask_bucket(self) -> bool:
         """Return whether the objects are where the cluster map says."""

@@ -1,0 +1,134 @@
+"""The transfer of one object: what has arrived of it, and whether an answer continues it.
+
+Knows no connection, no clock and no loop: whoever has the connection tells it the head of each
+answer, lets the bytes into `rest`, and asks at the end whether they are right.  What has arrived
+is kept when a connection breaks; more is taken only from an object with the same checksum and
+version.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from ...errors import LIST_ANEW, ObjectChangedError
+from .checksums import is_intact
+from .faults import Fault, Kind
+
+if TYPE_CHECKING:
+    from headrace.buckets import Bucket
+
+    from ..reader import ReadRequest
+    from .clustermap import Node
+
+
+class Head(NamedTuple):
+    """What the head of an answer with status 200 or 206 says of an object."""
+
+    status: int
+    length: int | None
+    """Bytes of the body; None where the answer does not say."""
+
+    checksum_type: bytes
+    checksum: bytes
+    version: bytes
+    content_range: bytes
+
+
+class Transfer:
+    """An object on its way into the memory of its request.
+
+    Args:
+        bucket: Where it is, for messages.
+        request: What to read, and where to.
+    """
+
+    __slots__ = ("_bucket", "_checksum_type", "_stamp", "done", "request", "size")
+
+    def __init__(self, bucket: Bucket, request: ReadRequest) -> None:
+        self._bucket = bucket
+        self.request = request
+        self.size = len(request.target)
+        self.done = 0
+        """Bytes in place."""
+        # Checksum and version of the object that the bytes in place are of.
+        self._stamp = (b"", b"")
+        self._checksum_type = b""
+
+    @property
+    def what(self) -> str:
+        """The object, for messages."""
+        return f"object {self._bucket.address(self.request.name)}"
+
+    @property
+    def range(self) -> str:
+        """The value of the header ``Range`` that asks for the rest; empty for the whole."""
+        return f"bytes={self.done}-" if self.done else ""
+
+    @property
+    def rest(self) -> memoryview:
+        """The memory that the next bytes belong into."""
+        return self.request.target[self.done :]
+
+    def begin(self, head: Head, where: Node | str) -> Fault | None:
+        """Take note of the head of an answer; return why its body may not be taken.
+
+        Raises:
+            ObjectChangedError: If it is another object than the manifest says.
+        """
+        stamp = (head.checksum, head.version)
+        done, size = self.done, self.size
+        if done and (
+            head.status != 206
+            or stamp != self._stamp
+            or head.content_range != b"bytes %d-%d/%d" % (done, size - 1, size)
+        ):
+            self.done = 0
+            return Fault(Kind.BUSY, "has another object by now", str(where))
+        self._stamp = stamp
+        self._checksum_type = head.checksum_type
+        if head.length is not None and head.length != size - done:
+            raise self._changed(f"has {head.length} bytes", f"{size - done}", where)
+        request = self.request
+        # A provider may list checksums of another type than the store keeps.
+        if request.checksum and len(request.checksum) == len(head.checksum):
+            if request.checksum != head.checksum:
+                raise self._changed(
+                    f"has checksum {_text(head.checksum)} (version {_text(head.version)})",
+                    _text(request.checksum),
+                    where,
+                )
+        elif request.version and head.version and request.version != head.version:
+            raise self._changed(f"has version {_text(head.version)}", _text(request.version), where)
+        return None
+
+    def too_many(self, where: Node | str) -> Fault:
+        """Forget what has arrived, since more came than there may be; return that as a fault."""
+        self.done = 0
+        return Fault(Kind.NODE, f"sent more than {self.size} bytes", str(where))
+
+    def end(self, where: Node | str) -> Fault | None:
+        """Check what has arrived when an answer is over; return what is wrong with it."""
+        if self.done < self.size:
+            return Fault(Kind.NODE, f"sent {self.done} of {self.size} bytes", str(where))
+        checksum = self._stamp[0]
+        if not is_intact(self.request.target, self._checksum_type, checksum):
+            self.done = 0
+            words = f"sent bytes without the checksum {_text(checksum)}"
+            return Fault(Kind.CORRUPT, words, str(where))
+        return None
+
+    def unsatisfiable(self, fault: Fault) -> Fault:
+        """Return what status 416 comes to: the object has become shorter, the whole will tell."""
+        self.done = 0
+        return fault._replace(kind=Kind.BUSY)
+
+    def _changed(self, is_new: str, was: str, where: Node | str) -> ObjectChangedError:
+        return ObjectChangedError(
+            self.what,
+            f"{self.what} {is_new} at {where}, the manifest says {was}: it was changed after the "
+            f"listing; {LIST_ANEW}",
+        )
+
+
+def _text(value: bytes) -> str:
+    return value.decode(errors="replace")
