@@ -147,6 +147,11 @@ class StoreSettings(_Table, frozen=True, kw_only=True):
     """Whether objects of ``ais://`` buckets are read straight from their targets; a cluster that
     does not permit it is noticed.  ``"off"``: always by way of a proxy."""
 
+    reader: Literal["auto", "lean", "aiohttp"] = "auto"
+    """What reads objects.  ``"auto"``: connections of our own where objects come straight from
+    targets over plain HTTP, and aiohttp for the rest.  ``"aiohttp"``: nothing else.  ``"lean"``: as
+    ``"auto"``, but a target that cannot be read that way is an error."""
+
     deadline_s: float = 300.0
     """How long a read or a page of a listing is tried again before it has failed, seconds.  Below
     the timeout of the trainers' collectives."""
@@ -157,6 +162,11 @@ class StoreSettings(_Table, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if "" in self.endpoints:
             raise SettingsValueError("endpoints", "'' is no address of a proxy")
+        if self.reader == "lean" and self.direct == "off":
+            raise SettingsValueError(
+                "reader",
+                "'lean' reads straight from targets, which direct = 'off' forbids: choose one",
+            )
         _check_range("deadline_s", self.deadline_s, 0.1, 86_400)
         _check_range("stall_s", self.stall_s, 0.1, 3600)
 

@@ -25,6 +25,7 @@ async def open_store(
     deadline_s: float = 10.0,
     stall_s: float = 5.0,
     direct: Literal["auto", "off"] = "auto",
+    reader: Literal["auto", "lean", "aiohttp"] = "auto",
     token_file: str = "",
     environ: Mapping[str, str] | None = None,
 ) -> AsyncIterator[AisStore]:
@@ -34,6 +35,7 @@ async def open_store(
         deadline_s=deadline_s,
         stall_s=stall_s,
         direct=direct,
+        reader=reader,
         token_file=token_file,
     )
     with ThreadPoolExecutor(2) as executor:

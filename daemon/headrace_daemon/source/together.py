@@ -39,9 +39,15 @@ async def run_together(jobs: Iterable[Coroutine[None, None, None]], *, name: str
             for task in tasks:
                 task.cancel()
 
-    async with asyncio.TaskGroup() as group:
-        for number, job in enumerate(jobs):
-            tasks.append(group.create_task(run(job), name=f"{name} {number}"))
+    begun = []
+    try:
+        async with asyncio.TaskGroup() as group:
+            for number, job in enumerate(jobs):
+                begun.append(job)
+                tasks.append(group.create_task(run(job), name=f"{name} {number}"))
+    finally:
+        for job in begun:
+            job.close()  # a task that is cancelled before its first turn never comes to its job
     if failures:
         raise failures[0]
 

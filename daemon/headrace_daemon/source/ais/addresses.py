@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 from urllib.parse import quote, urlencode, urlsplit
 
 if TYPE_CHECKING:
@@ -29,9 +30,12 @@ def object_root(bucket: Bucket) -> str:
     return f"/v1/objects/{bucket.name}/"
 
 
+_is_plain: Final = re.compile(r"[A-Za-z0-9_.~/-]*", re.ASCII).fullmatch
+
+
 def quoted(name: str) -> str:
     """Return the name of an object as a part of a path; its slashes stay."""
-    return quote(name, safe="/")
+    return name if _is_plain(name) else quote(name, safe="/")
 
 
 def is_node_url(url: str) -> bool:

@@ -20,6 +20,9 @@ class NodeCounts:
     num_reads: int = 0
     """Objects that arrived."""
 
+    num_lean: int = 0
+    """Of them, those that came by the lean wire."""
+
     num_bytes: int = 0
     """Their bytes."""
 
@@ -27,7 +30,8 @@ class NodeCounts:
     """Attempts that failed."""
 
     total_s: float = 0.0
-    """Seconds of all reads that succeeded, from the request to the last byte."""
+    """Seconds of all reads that succeeded, from the request to the last byte; by the lean wire,
+    the time is in it in which a request waited for a connection."""
 
 
 @dataclass(slots=True)
@@ -44,18 +48,19 @@ class Counts:
     """In words; empty before the first."""
 
     def note_read(self, owner: Node | None, num_bytes: int, seconds: float) -> None:
-        """Count an object that arrived."""
-        node = self._of(owner)
+        """Count an object that arrived by aiohttp; the lean wire counts its own."""
+        node = self.of(owner)
         node.num_reads += 1
         node.num_bytes += num_bytes
         node.total_s += seconds
 
     def note_fault(self, fault: Fault, owner: Node | None) -> None:
         """Count an attempt that failed."""
-        self._of(owner).num_faults += 1
+        self.of(owner).num_faults += 1
         self.last_fault = str(fault)
 
-    def _of(self, owner: Node | None) -> NodeCounts:
+    def of(self, owner: Node | None) -> NodeCounts:
+        """Return the counts of a target, which may change; None for all by way of a proxy."""
         name = BY_PROXY if owner is None else owner.id
         counts = self.nodes.get(name)
         if counts is None:

@@ -44,6 +44,9 @@ class Kind(Enum):
     CORRUPT = auto()
     """The bytes do not have the checksum that they came with."""
 
+    UNSUITED = auto()
+    """The answer is right, as far as it goes, but not of the kind that the lean wire takes."""
+
     FINAL = auto()
     """Asking again would bring the same answer."""
 

@@ -5,6 +5,7 @@ It is aiohttp, which knows all of HTTP, and pays for it with some 70 µs of CPU 
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Final
 
 import aiohttp
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from .client import AisClient
     from .clustermap import Node
+    from .counts import Counts
     from .transfer import Transfer
 
 _SHOWN: Final = 300
@@ -34,11 +36,15 @@ class HttpWire:
     Args:
         bucket: The bucket.
         client: The session with the cluster.
+        counts: Where reads are counted.
         stall_s: How long a node may send nothing, seconds.
     """
 
-    def __init__(self, bucket: Bucket, client: AisClient, *, stall_s: float) -> None:
+    def __init__(
+        self, bucket: Bucket, client: AisClient, counts: Counts, *, stall_s: float
+    ) -> None:
         self._client = client
+        self._counts = counts
         self._root = object_root(bucket)
         self._query = bucket_query(bucket)
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=stall_s)
@@ -52,7 +58,12 @@ class HttpWire:
         Raises:
             ObjectChangedError: If it is another object than the manifest says.
         """
-        return await self._get(URL(owner.url + self._path(transfer), encoded=True), transfer, owner)
+        started = time.perf_counter()
+        url = URL(owner.url + self._path(transfer), encoded=True)
+        fault = await self._get(url, transfer, owner)
+        if fault is None:
+            self._counts.note_read(owner, transfer.size, time.perf_counter() - started)
+        return fault
 
     async def by_proxy(self, transfer: Transfer) -> Fault | None:
         """Ask a proxy for the object, and the target that it redirects to.
@@ -60,6 +71,14 @@ class HttpWire:
         Raises:
             ObjectChangedError: If it is another object than the manifest says.
         """
+        started = time.perf_counter()
+        fault = await self._ask(transfer)
+        if fault is None:
+            self._counts.note_read(None, transfer.size, time.perf_counter() - started)
+        return fault
+
+    async def _ask(self, transfer: Transfer) -> Fault | None:
+        """Ask a proxy, and whom it names."""
         client = self._client
         proxy = client.proxy
         where = f"proxy {proxy}"

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ...errors import (
@@ -31,8 +30,8 @@ if TYPE_CHECKING:
     from .cluster import Cluster
     from .clustermap import Node
     from .counts import Counts
-    from .httpwire import HttpWire
     from .transfer import Transfer
+    from .wires import Wires
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +46,7 @@ class Ways(NamedTuple):
     client: AisClient
     cluster: Cluster
     counts: Counts
-    wire: HttpWire
+    wires: Wires
 
 
 class ObjectRead:
@@ -80,8 +79,15 @@ class ObjectRead:
             SourceError: If the object is not as the manifest says, or not to be had in time.
         """
         fault = await self._attempt()
-        if fault is None:
-            return
+        if fault is not None:
+            await self.run_on(fault)
+
+    async def run_on(self, fault: Fault) -> None:
+        """Go on behind a first attempt that ended with a fault.
+
+        Raises:
+            SourceError: As by `run`.
+        """
         self._retry = retry = Retry(self._ways.client.deadline_s)
         num_corrupt = 0
         # Whether a proxy has already said that the object is missing, while no target was.
@@ -179,12 +185,6 @@ class ObjectRead:
 
     async def _attempt(self) -> Fault | None:
         """Read the object, or the rest of it."""
-        started = time.perf_counter()
-        ways, owner = self._ways, self._owner
-        if owner is None:
-            fault = await ways.wire.by_proxy(self._transfer)
-        else:
-            fault = await ways.wire.from_target(self._transfer, owner)
-        if fault is None:
-            ways.counts.note_read(owner, self._transfer.size, time.perf_counter() - started)
-        return fault
+        if self._owner is None:
+            return await self._ways.wires.by_proxy(self._transfer)
+        return await self._ways.wires.from_target(self._transfer, self._owner)

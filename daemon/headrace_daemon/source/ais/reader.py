@@ -8,6 +8,7 @@ does not own a remote object would fetch a second copy of it from the provider.
 
 from __future__ import annotations
 
+from itertools import repeat
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -17,8 +18,10 @@ from ..together import run_together
 from .addresses import bucket_path
 from .faults import Fault, Kind
 from .httpwire import HttpWire
+from .lean.exchanges import Round
 from .objectread import ObjectRead, Ways
 from .transfer import Transfer
+from .wires import Wires
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -30,9 +33,11 @@ if TYPE_CHECKING:
     from .cluster import Cluster
     from .clustermap import Node
     from .counts import Counts
+    from .lean.wire import LeanWire
+    from .wires import Choice
 
 WIDTH: Final = 8
-"""Objects of one group that are read side by side."""
+"""Objects of one group that are read side by side by aiohttp, or again after a fault."""
 
 REMOTE_STALL_S: Final = 300.0
 """How long a target may send nothing of an object of a remote bucket, seconds: the first byte comes
@@ -47,6 +52,8 @@ class AisReader:
         client: The session with the cluster.
         cluster: Says who owns what.
         counts: Where reads are counted.
+        lean: The connections for what is plain.
+        choice: ``[store] reader``.
         stall_s: How long a target may send nothing, seconds.
     """
 
@@ -57,21 +64,22 @@ class AisReader:
         client: AisClient,
         cluster: Cluster,
         counts: Counts,
+        lean: LeanWire,
+        choice: Choice,
         stall_s: float,
     ) -> None:
         self._bucket = bucket
         self._client = client
         self._cluster = cluster
+        http = HttpWire(
+            bucket,
+            client,
+            counts,
+            stall_s=max(stall_s, REMOTE_STALL_S) if bucket.is_remote else stall_s,
+        )
+        self._wires = Wires(bucket, http, lean, choice)
         self._ways = Ways(
-            bucket=bucket,
-            client=client,
-            cluster=cluster,
-            counts=counts,
-            wire=HttpWire(
-                bucket,
-                client,
-                stall_s=max(stall_s, REMOTE_STALL_S) if bucket.is_remote else stall_s,
-            ),
+            bucket=bucket, client=client, cluster=cluster, counts=counts, wires=self._wires
         )
         # Whether the owner by the map is the owner of the bytes; None before the bucket was asked.
         self._is_native: bool | None = None
@@ -85,12 +93,15 @@ class AisReader:
         """Fill the targets of all requests (see `Reader.read`)."""
         if self._is_native is None:
             self._is_native = await self._ask_bucket()
-        owners: Sequence[Node | None] | None = None
+        owners: Sequence[Node] | None = None
         if self._is_native:
             if self._cluster.map is None:
                 await self._cluster.current()
             owners = self._cluster.owners(self._bucket, [request.name for request in requests])
-        pairs = zip(requests, owners or [None] * len(requests), strict=True)
+        if owners is not None and self._wires.are_lean(owners):
+            await self._read_lean(requests, owners)
+            return
+        pairs = zip(requests, owners or repeat(None, len(requests)), strict=True)
         if len(requests) == 1:
             await self._drain(pairs)
         else:
@@ -100,6 +111,32 @@ class AisReader:
     async def _drain(self, pairs: Iterator[tuple[ReadRequest, Node | None]]) -> None:
         for request, owner in pairs:
             await ObjectRead(self._ways, Transfer(self._bucket, request), owner).run()
+
+    async def _read_lean(self, requests: Sequence[ReadRequest], owners: Sequence[Node]) -> None:
+        """Ask for everything at once, and go on with what does not come at the first attempt."""
+        bucket, wires = self._bucket, self._wires
+        round_ = Round(len(requests))
+        exchanges = [
+            wires.exchange(Transfer(bucket, request), owner, round_)
+            for request, owner in zip(requests, owners, strict=True)
+        ]
+        try:
+            wires.lean.submit(exchanges)
+            await round_.wait()
+            if round_.has_failed:
+                width = min(len(requests), WIDTH)
+                await run_together((self._mend(round_) for _ in range(width)), name="read again")
+        finally:
+            if not round_.is_over:
+                wires.lean.withdraw(exchanges)
+
+    async def _mend(self, round_: Round) -> None:
+        """Go on with the objects whose first attempt failed, one after the other."""
+        while (failure := await round_.next_failure()) is not None:
+            exchange, outcome = failure
+            fault = await self._wires.after(exchange, outcome)
+            if fault is not None:
+                await ObjectRead(self._ways, exchange.transfer, exchange.owner).run_on(fault)
 
     async def _ask_bucket(self) -> bool:
         """Return whether the objects are where the cluster map says."""

@@ -17,6 +17,7 @@ from .client import AisClient
 from .cluster import Cluster
 from .counts import Counts
 from .faults import TROUBLE, Fault, of_answer, of_exception
+from .lean.wire import LeanWire
 from .listing import Lister
 from .reader import AisReader
 
@@ -69,6 +70,7 @@ class AisStore:
         self.client = AisClient(access, deadline_s=settings.deadline_s)
         self.cluster = Cluster(self.client, direct=settings.direct == "auto")
         self.counts = Counts()
+        self._lean = LeanWire(self.counts, stall_s=settings.stall_s, deadline_s=settings.deadline_s)
         self._lister = Lister(self.client, self.cluster, executor)
         # Of listings and of the care for the map; None outside of the context.
         self._tasks: asyncio.TaskGroup | None = None
@@ -76,6 +78,7 @@ class AisStore:
 
     async def __aenter__(self) -> Self:
         await self.client.__aenter__()
+        await self._lean.__aenter__()
         self._tasks = asyncio.TaskGroup()
         await self._tasks.__aenter__()
         self._start(self.cluster.keep_fresh(), "keep the cluster map fresh")
@@ -94,7 +97,10 @@ class AisStore:
             await self._tasks.__aexit__(None, None, None)
         finally:
             self._tasks = None
-            await self.client.__aexit__(kind, error, traceback)
+            try:
+                await self._lean.__aexit__(kind, error, traceback)
+            finally:
+                await self.client.__aexit__(kind, error, traceback)
 
     def _start(self, job: Coroutine[Any, Any, None], name: str) -> None:
         if self._tasks is None:
@@ -111,6 +117,8 @@ class AisStore:
             client=self.client,
             cluster=self.cluster,
             counts=self.counts,
+            lean=self._lean,
+            choice=self._settings.reader,
             stall_s=self._settings.stall_s,
         )
 
@@ -200,6 +208,11 @@ class AisStore:
             "num_targets": None if current is None else len(current.targets),
             "missing": [str(node) for node in self.cluster.missing],
             "way": "direct" if self.cluster.serves_direct else "by proxy",
+            "reader": self._settings.reader,
+            "lean_reads": sum(counts.num_lean for counts in self.counts.nodes.values()),
+            "aiohttp_reads": sum(
+                counts.num_reads - counts.num_lean for counts in self.counts.nodes.values()
+            ),
             "retries": self.counts.num_retries,
             "last_fault": self.counts.last_fault,
             "trouble": self.client.trouble,

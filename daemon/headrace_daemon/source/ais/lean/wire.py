@@ -1,0 +1,124 @@
+"""The lean wire of a store: a lane for each target, and reads that wait for their rounds."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from ..faults import Fault, Kind
+from .connection import Scratch
+from .heads import Heads
+from .lane import Lane
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Sequence
+    from types import TracebackType
+
+    from ..clustermap import Node
+    from ..counts import Counts
+    from .exchanges import Exchange
+
+SCHEME: Final = "http://"
+
+
+class LeanWire:
+    """Connections to the targets of a cluster; a context manager.
+
+    Args:
+        counts: Where reads are counted.
+        stall_s: How long a target may send nothing that is due, seconds.
+        deadline_s: How long one answer may take, seconds.
+    """
+
+    def __init__(self, counts: Counts, *, stall_s: float, deadline_s: float) -> None:
+        self._counts = counts
+        self.stall_s = stall_s
+        self.deadline_s = deadline_s
+        self.scratch = Scratch()
+        self.heads = Heads()
+        self._lanes: dict[tuple[str, str], Lane] = {}
+        # Of the tasks that connect; None outside of the context.
+        self._tasks: asyncio.TaskGroup | None = None
+        self._connecting: set[asyncio.Task[None]] = set()
+        # Set when no lane is left.
+        self._is_clear = asyncio.Event()
+
+    async def __aenter__(self) -> Self:
+        self._tasks = asyncio.TaskGroup()
+        await self._tasks.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        assert self._tasks is not None
+        tasks, self._tasks = self._tasks, None
+        for task in self._connecting:
+            task.cancel()
+        for lane in list(self._lanes.values()):
+            lane.close(Fault(Kind.FINAL, "is not read any more: the store is closed", "headrace"))
+            self.drop(lane)
+        try:
+            await tasks.__aexit__(None, None, None)
+        finally:
+            while self._lanes:
+                self._is_clear.clear()
+                await self._is_clear.wait()
+
+    @staticmethod
+    def reaches(owner: Node) -> bool:
+        """Tell whether a target can be asked this way."""
+        return owner.url.startswith(SCHEME)
+
+    def start(self, job: Coroutine[Any, Any, None], *, name: str) -> None:
+        """Run a job of a lane."""
+        if self._tasks is None:
+            job.close()
+            raise RuntimeError(f"the store is not running: it cannot {name}")
+        task = self._tasks.create_task(job, name=name)
+        self._connecting.add(task)
+        task.add_done_callback(self._connecting.discard)
+
+    def submit(self, exchanges: Sequence[Exchange]) -> None:
+        """Ask for something; the rounds of the exchanges are told how they end."""
+        now = time.perf_counter()
+        for exchange in exchanges:
+            exchange.started_s = now
+        by_owner: dict[Node, list[Exchange]] = {}
+        for exchange in exchanges:
+            by_owner.setdefault(exchange.owner, []).append(exchange)
+        for owner, part in by_owner.items():
+            self._lane(owner).submit(part)
+
+    def withdraw(self, exchanges: Sequence[Exchange]) -> None:
+        """Take back what has not ended: from now on nothing is written into its memory."""
+        is_any = False
+        for exchange in exchanges:
+            if not exchange.is_over:
+                exchange.is_over = is_any = True
+        if not is_any:
+            return
+        for exchange in exchanges:
+            if exchange.connection is not None:
+                exchange.connection.end()
+        for lane in list(self._lanes.values()):
+            lane.forget()
+            self.drop(lane)
+
+    def drop(self, lane: Lane) -> None:
+        """Forget a lane if nothing is left of it."""
+        if lane.is_empty:
+            self._lanes.pop((lane.owner.id, lane.owner.url), None)
+            if not self._lanes:
+                self._is_clear.set()
+
+    def _lane(self, owner: Node) -> Lane:
+        key = (owner.id, owner.url)
+        lane = self._lanes.get(key)
+        if lane is None:
+            lane = self._lanes[key] = Lane(owner, self, self._counts.of(owner))
+        return lane
