@@ -45,6 +45,7 @@ from tests.support.standin import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
     from headrace_daemon.source.ais.store import AisStore
@@ -59,25 +60,49 @@ SEED: Final = 2
 """Of the requests that meet a fault: some of the first ones at any rate used here."""
 
 
+WAYS: Final[dict[str, dict[str, str]]] = {
+    "lean": {},
+    "aiohttp": {"reader": "aiohttp"},
+    "proxy": {"direct": "off"},
+}
+"""How objects come, and the settings that make them come that way."""
+
+
+class Ais(StandIn):
+    """A stand-in that is read one of the ways."""
+
+    way = "lean"
+
+
+@pytest.fixture(params=["lean", "aiohttp"])
+def way(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture
-def ais() -> Iterator[StandIn]:
-    with StandIn(num_proxies=2) as ais:
+def ais(way: str) -> Iterator[Ais]:
+    with Ais(num_proxies=2) as ais:
+        ais.way = way
         ais.create_bucket("b")
         ais.put_many("b", OBJECTS)
         yield ais
 
 
-async def read_all(ais: StandIn, **options: object) -> AisStore:
+def open_way(ais: Ais, **options: object) -> AbstractAsyncContextManager[AisStore]:
+    return open_store(*ais.endpoints, **{**WAYS[ais.way], **options})  # type: ignore[arg-type]
+
+
+async def read_all(ais: Ais, **options: object) -> AisStore:
     """Read everything, compare it, and return the store for its counts."""
-    async with open_store(*ais.endpoints, **options) as store:  # type: ignore[arg-type]
+    async with open_way(ais, **options) as store:
         requests = wanted(OBJECTS)
         await store.reader(bucket("ais://b")).read(requests)
         assert values(requests) == OBJECTS
         return store
 
 
-async def read_one(ais: StandIn, name: str = ONE, **options: object) -> AisStore:
-    async with open_store(*ais.endpoints, **options) as store:  # type: ignore[arg-type]
+async def read_one(ais: Ais, name: str = ONE, **options: object) -> AisStore:
+    async with open_way(ais, **options) as store:
         requests = wanted(OBJECTS, [name])
         await store.reader(bucket("ais://b")).read(requests)
         assert values(requests) == {name: OBJECTS[name]}
@@ -95,19 +120,24 @@ def gets(ais: StandIn, name: str = ONE) -> list[str]:
 
 
 @pytest.mark.parametrize("loop", LOOPS)
-def test_every_object_comes_from_its_owner_in_one_exchange(ais: StandIn, loop: Loop) -> None:
-    run(read_all(ais), loop)
+def test_every_object_comes_from_its_owner_in_one_exchange(ais: Ais, loop: Loop) -> None:
+    store = run(read_all(ais), loop)
     asked = [request for request in ais.requests if "/objects/" in request.path]
     assert len(asked) == len(OBJECTS)
     assert all(request.status == 200 for request in asked)
     for target in ais.targets:  # connections are kept: as many as are read side by side at most
         used = {request.connection for request in asked if request.port == target.port}
         assert len(used) <= WIDTH
+    report = store.report()
+    told = (report["lean_reads"], report["aiohttp_reads"])
+    assert told == ((len(OBJECTS), 0) if ais.way == "lean" else (0, len(OBJECTS)))
 
 
+@pytest.mark.parametrize("way", ["proxy"])
 @pytest.mark.parametrize("loop", LOOPS)
-def test_by_way_of_a_proxy_it_takes_two(ais: StandIn, loop: Loop) -> None:
-    run(read_all(ais, direct="off"), loop)
+def test_by_way_of_a_proxy_it_takes_two(ais: Ais, loop: Loop) -> None:
+    store = run(read_all(ais), loop)
+    assert store.report()["aiohttp_reads"] == len(OBJECTS)
     asked = [request.status for request in ais.requests if "/objects/" in request.path]
     assert sorted(asked) == [200] * len(OBJECTS) + [301] * len(OBJECTS)
 
@@ -146,17 +176,17 @@ _PASSING: Final[dict[str, Effect]] = {
 }
 
 
-@pytest.mark.parametrize("direct", ["auto", "off"])
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("what", _PASSING)
-def test_a_fault_that_passes_changes_nothing(ais: StandIn, what: str, direct: str) -> None:
-    if what == "direct reads denied" and direct == "off":
-        direct = "auto"  # what is asked by way of a proxy is not denied
+def test_a_fault_that_passes_changes_nothing(ais: Ais, what: str) -> None:
+    if what == "direct reads denied" and ais.way == "proxy":
+        ais.way = "lean"  # what is asked by way of a proxy is not denied
     fault = ais.fault(_PASSING[what], target="any", path=f"b/{ONE}", times=1)
-    store = run(read_one(ais, direct=direct, stall_s=0.2))
+    store = run(read_one(ais, stall_s=0.2))
     assert fault.fired == 1
     is_slow = what in ("slow", "late")
     assert len(gets(ais)) == (1 if is_slow else 2)
-    if what in ("closed without an answer", "reset before the answer"):
+    if ais.way != "lean" and what in ("closed without an answer", "reset before the answer"):
         return  # as on a connection that was idle for too long: aiohttp tries a new one
     assert store.counts.num_retries == (0 if is_slow else 1)
     assert bool(store.counts.last_fault) is not is_slow
@@ -164,7 +194,7 @@ def test_a_fault_that_passes_changes_nothing(ais: StandIn, what: str, direct: st
 
 @pytest.mark.parametrize("what", _PASSING)
 @pytest.mark.parametrize("rate", [0.1, 0.5])
-def test_faults_of_many_requests_change_nothing(ais: StandIn, what: str, rate: float) -> None:
+def test_faults_of_many_requests_change_nothing(ais: Ais, what: str, rate: float) -> None:
     direct = True if what == "direct reads denied" else None
     fault = ais.fault(
         _PASSING[what], target="any", path="b/*", direct=direct, times=40, rate=rate, seed=SEED
@@ -180,7 +210,7 @@ def test_faults_of_many_requests_change_nothing(ais: StandIn, what: str, rate: f
 
 
 @pytest.mark.parametrize("effect", [Cut(30_000), Stall(30_000), Reset(30_000)], ids=str)
-def test_what_has_arrived_is_not_asked_for_again(ais: StandIn, effect: Effect) -> None:
+def test_what_has_arrived_is_not_asked_for_again(ais: Ais, effect: Effect) -> None:
     ais.fault(effect, target="any", path=f"b/{ONE}", times=2)
     run(read_one(ais, stall_s=0.2))
     whole, *rest = gets(ais)
@@ -194,13 +224,13 @@ def test_what_has_arrived_is_not_asked_for_again(ais: StandIn, effect: Effect) -
     assert 0 < starts[0] <= starts[-1] < SIZE
 
 
-def test_the_rest_of_another_object_is_not_taken(ais: StandIn) -> None:
+def test_the_rest_of_another_object_is_not_taken(ais: Ais) -> None:
     new = os.urandom(SIZE)
     ais.fault(Cut("middle"), target="any", path=f"b/{ONE}", times=1)
     ais.fault(Change(new), target="any", path=f"b/{ONE}", times=1, direct=False)
 
     async def main() -> dict[str, bytes]:
-        async with open_store(*ais.endpoints) as store:
+        async with open_way(ais) as store:
             requests = wanted(OBJECTS, [ONE])
             await store.reader(bucket("ais://b")).read(requests)
             return values(requests)
@@ -208,14 +238,15 @@ def test_the_rest_of_another_object_is_not_taken(ais: StandIn) -> None:
     assert run(main()) == {ONE: new}, "all of one version, none of the other"
 
 
-def test_a_kept_connection_that_the_store_dropped_costs_no_retry(ais: StandIn) -> None:
+def test_a_kept_connection_that_the_store_dropped_costs_no_retry(ais: Ais) -> None:
     ais.fault(DropIdle(reset=True), target="any", path="b/*", times=10)
     store = run(read_all(ais))
     assert store.counts.num_retries <= 10
 
 
-def test_connections_that_are_closed_after_each_answer_are_no_trouble() -> None:
-    with StandIn(idle_s=0.0) as ais:
+def test_connections_that_are_closed_after_each_answer_are_no_trouble(way: str) -> None:
+    with Ais(idle_s=0.0) as ais:
+        ais.way = way
         ais.create_bucket("b")
         ais.put_many("b", OBJECTS)
         run(read_all(ais))
@@ -244,7 +275,7 @@ def test_connections_that_are_closed_after_each_answer_are_no_trouble() -> None:
     ids=str,
 )
 def test_a_fault_that_stays_is_an_error_that_names_it(
-    ais: StandIn, effect: Effect, kind: type[SourceError], told: str
+    ais: Ais, effect: Effect, kind: type[SourceError], told: str
 ) -> None:
     ais.fault(effect, target="any", path=f"b/{ONE}", times=None)
     with pytest.raises(kind) as raised:
@@ -257,27 +288,27 @@ def test_a_fault_that_stays_is_an_error_that_names_it(
     assert num_asked <= 12, "bounded"
 
 
-def test_a_bucket_that_is_gone_is_an_error_that_names_it(ais: StandIn) -> None:
+def test_a_bucket_that_is_gone_is_an_error_that_names_it(ais: Ais) -> None:
     async def main() -> None:
-        async with open_store(ais.endpoint) as store:
+        async with open_way(ais) as store:
             await store.reader(bucket("ais://nope")).read(wanted(OBJECTS, [ONE]))
 
     with pytest.raises(SourceMissingError, match="bucket ais://nope does not exist"):
         run(main())
 
 
-def test_one_bad_object_fails_its_group_and_nothing_writes_any_more(ais: StandIn) -> None:
+def test_one_bad_object_fails_its_group_and_nothing_writes_any_more(ais: Ais) -> None:
     ais.fault(Status(507), target="any", path=f"b/{ONE}", times=None)
     with pytest.raises(ObjectUnreadableError):
         run(read_all(ais))
 
 
 @pytest.mark.parametrize("loop", LOOPS)
-def test_a_cancelled_read_stops_writing(ais: StandIn, loop: Loop) -> None:
+def test_a_cancelled_read_stops_writing(ais: Ais, loop: Loop) -> None:
     ais.fault(Stall("middle"), target="any", times=None)
 
     async def main() -> None:
-        async with open_store(ais.endpoint, stall_s=60.0) as store:
+        async with open_way(ais, stall_s=60.0) as store:
             requests = wanted(OBJECTS, NAMES)
             async with asyncio.TaskGroup() as tasks:
                 reading = tasks.create_task(store.reader(bucket("ais://b")).read(requests))
@@ -293,8 +324,8 @@ def test_a_cancelled_read_stops_writing(ais: StandIn, loop: Loop) -> None:
 # ---- changed objects -----------------------------------------------------------------------------
 
 
-async def list_and_read(ais: StandIn, tmp_path: Path, change: Effect | None = None) -> None:
-    async with open_store(ais.endpoint) as store:
+async def list_and_read(ais: Ais, tmp_path: Path, change: Effect | None = None) -> None:
+    async with open_way(ais) as store:
         manifest = await store.list_objects(Objects("ais://b"), tmp_path)
         requests = listed(manifest)
         if change is not None:
@@ -313,7 +344,7 @@ async def list_and_read(ais: StandIn, tmp_path: Path, change: Effect | None = No
     ids=["another size", "other bytes", "other bytes under the same version"],
 )
 def test_an_object_that_changed_after_the_listing_is_noticed(
-    ais: StandIn, tmp_path: Path, change: Effect, told: str
+    ais: Ais, tmp_path: Path, change: Effect, told: str
 ) -> None:
     with pytest.raises(ObjectChangedError) as raised:
         run(list_and_read(ais, tmp_path, change))
@@ -322,14 +353,14 @@ def test_an_object_that_changed_after_the_listing_is_noticed(
     assert "index SOURCE --refresh" in str(raised.value)
 
 
-def test_the_same_bytes_stored_again_are_no_change(ais: StandIn, tmp_path: Path) -> None:
+def test_the_same_bytes_stored_again_are_no_change(ais: Ais, tmp_path: Path) -> None:
     run(list_and_read(ais, tmp_path, Change(OBJECTS[ONE])))
 
 
 # ---- nodes ---------------------------------------------------------------------------------------
 
 
-def test_a_target_that_is_away_for_a_moment_is_waited_for(ais: StandIn) -> None:
+def test_a_target_that_is_away_for_a_moment_is_waited_for(ais: Ais) -> None:
     ais.fault(Crash("middle"), target="any", path=f"b/{ONE}", times=1)
     owner = ais.owner("b", ONE)
     brought_back = ais.fault(Delay(0.0), proxy="any", path="/v1/daemon*", times=None)
@@ -345,11 +376,11 @@ def test_a_target_that_is_away_for_a_moment_is_waited_for(ais: StandIn) -> None:
     assert ais.requests
 
 
-def test_an_object_of_a_target_that_left_the_map_is_not_called_missing(ais: StandIn) -> None:
+def test_an_object_of_a_target_that_left_the_map_is_not_called_missing(ais: Ais) -> None:
     owner = ais.owner("b", ONE)
 
     async def main() -> None:
-        async with open_store(ais.endpoint, deadline_s=1.0) as store:
+        async with open_way(ais, deadline_s=1.0) as store:
             await store.cluster.current()
             owner.stop()
             ais.remove_from_map(owner)
@@ -362,11 +393,11 @@ def test_an_object_of_a_target_that_left_the_map_is_not_called_missing(ais: Stan
     assert owner.id in str(raised.value)
 
 
-def test_an_object_of_a_target_that_comes_back_is_read(ais: StandIn) -> None:
+def test_an_object_of_a_target_that_comes_back_is_read(ais: Ais) -> None:
     owner = ais.owner("b", ONE)
 
     async def main() -> None:
-        async with open_store(ais.endpoint) as store:
+        async with open_way(ais) as store:
             await store.cluster.current()
             owner.stop()
             ais.remove_from_map(owner)
@@ -386,9 +417,9 @@ def test_an_object_of_a_target_that_comes_back_is_read(ais: StandIn) -> None:
     run(main())
 
 
-def test_a_new_target_takes_over_without_a_word(ais: StandIn) -> None:
+def test_a_new_target_takes_over_without_a_word(ais: Ais) -> None:
     async def main() -> None:
-        async with open_store(ais.endpoint) as store:
+        async with open_way(ais) as store:
             await store.cluster.current()
             ais.add_target()
             ais.rebalance()
@@ -399,13 +430,14 @@ def test_a_new_target_takes_over_without_a_word(ais: StandIn) -> None:
     run(main())
 
 
-def test_another_proxy_answers_when_the_first_is_down(ais: StandIn) -> None:
+def test_another_proxy_answers_when_the_first_is_down(ais: Ais) -> None:
     ais.proxies[0].stop()
     run(read_all(ais))
-    run(read_all(ais, direct="off"))
+    ais.way = "proxy"
+    run(read_all(ais))
 
 
-def test_a_store_that_is_down_is_an_error_within_the_deadline(ais: StandIn) -> None:
+def test_a_store_that_is_down_is_an_error_within_the_deadline(ais: Ais) -> None:
     for node in (*ais.proxies, *ais.targets):
         node.stop()
     with pytest.raises(StoreUnavailableError) as raised:
@@ -420,12 +452,12 @@ def test_a_store_that_is_down_is_an_error_within_the_deadline(ais: StandIn) -> N
 def test_a_token_goes_to_proxies_only_and_is_read_again(tmp_path: Path) -> None:
     path = tmp_path / "token"
     path.write_text('{"token": "old"}\n')
-    with StandIn(token="old") as ais:
+    with Ais(token="old") as ais:
         ais.create_bucket("b")
         ais.put_many("b", OBJECTS)
 
         async def main() -> None:
-            async with open_store(ais.endpoint, token_file=str(path)) as store:
+            async with open_way(ais, token_file=str(path)) as store:
                 reader = store.reader(bucket("ais://b"))
                 first = wanted(OBJECTS, NAMES[:5])
                 await reader.read(first)
