@@ -5,7 +5,8 @@ objects in the page cache of a real cluster, one proxy and three targets, on the
 clients.  Batches of 32 and of 256.
 
 Headrace: a daemon in a process of its own and `DaemonDataset`, both with their defaults; a new feed
-for each measurement, so opening counts and nothing is read ahead of the clock.
+for each measurement, so opening counts and nothing is read ahead of the clock.  By the side of it
+the same with ``[store] reader = "aiohttp"``, as on a cluster with TLS.
 Native: `torch.utils.data.DataLoader` over `AISMapDataset` (one GET per sample), over
 `AISIterDataset` (the same, in the order of the listing) and over `AISBatchIterDataset` (GetBatch),
 each with the settings that are best here: a trial before the turns tries ``num_workers``, with the
@@ -22,10 +23,10 @@ time of all processes of a side (loop, workers, daemon), and apart from it that 
 Run: ``.venv/bin/python -m benchmarks.bench_ais``; three minutes.  Without an aisnode it says so and
 ends with status 0.
 
-How to read: ratios of samples/s, and of client CPU.  The target is 5 times the best DataLoader over
-`AISMapDataset`.  All share the cores with the cluster: what its targets use for an object, nobody
-can have, so that near that limit rates say less than CPU does.  GetBatch saves most of that, and
-keeps no order here: it is what reads of single objects are up against.
+How to read: ratios of samples/s, and of client CPU.  The targets are 12 times the best DataLoader
+over `AISMapDataset` and twice that over `AISBatchIterDataset`.  All share the cores with the
+cluster: what its targets use for an object, nobody can have, so that near that limit rates say less
+than CPU does.
 """
 
 from __future__ import annotations
@@ -81,7 +82,9 @@ PREFETCH: Final = (2, 8)
 PER_REQUEST: Final = (256, 64, 1_024)
 CHOSEN: Final = {"AISMapDataset": 2, "AISIterDataset": 1, "AISBatchIterDataset": 1}
 """How many settings of a dataset take part in the turns."""
-TARGET: Final = 5.0
+TARGETS: Final = {"AISMapDataset": 12.0, "AISBatchIterDataset": 2.0}
+"""How many times the best of a dataset."""
+AIOHTTP: Final = 'store.reader = "aiohttp"'
 
 Contents = dict[str, bytes]
 Sample = tuple[str, bytes]
@@ -314,8 +317,11 @@ def end_workers() -> None:
 def run(side: Side, chosen: list[Settings]) -> None:
     print(f"\nbatches of {side.batch_size}")
     load_before = load()
-    with environment(side.endpoint), daemon() as node:
-        cases: Cases = {"headrace": partial(headrace, side, node.socket)}
+    with environment(side.endpoint), daemon() as node, daemon(config=AIOHTTP) as other:
+        cases: Cases = {
+            "headrace": partial(headrace, side, node.socket),
+            "headrace, aiohttp path": partial(headrace, side, other.socket),
+        }
         for settings in chosen:
             loader, order = settings.loader(side)
             cases[str(settings)] = partial(native, side, str(settings), loader, order)
@@ -335,12 +341,13 @@ def run(side: Side, chosen: list[Settings]) -> None:
     for name, figures in results.items():
         if name != "headrace":
             print(f"headrace / {name}: {_ratios(ours, figures)}")
-    rival = max(
-        results[str(one)]["samples/s"].median for one in chosen if one.dataset == "AISMapDataset"
-    )
-    ratio = ours["samples/s"].median / rival
-    verdict = "met" if ratio >= TARGET else "MISSED"
-    print(f"{ratio:.1f} times the best of AISMapDataset, target {TARGET:g}: {verdict}")
+    for dataset, target in TARGETS.items():
+        rival = max(
+            results[str(one)]["samples/s"].median for one in chosen if one.dataset == dataset
+        )
+        ratio = ours["samples/s"].median / rival
+        verdict = "met" if ratio >= target else "MISSED"
+        print(f"{ratio:.1f} times the best of {dataset}, target {target:g}: {verdict}")
 
 
 def _ratios(ours: dict[str, Spread], theirs: dict[str, Spread]) -> str:

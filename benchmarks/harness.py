@@ -111,7 +111,11 @@ class Daemon:
 
 @contextlib.contextmanager
 def daemon(
-    *, state_dir: Path | None = None, module: str = "headrace_daemon", memory: str = "1GiB"
+    *,
+    state_dir: Path | None = None,
+    module: str = "headrace_daemon",
+    memory: str = "1GiB",
+    config: str = "",
 ) -> Iterator[Daemon]:
     """Run a daemon that allows every source, in a process of its own.
 
@@ -119,12 +123,15 @@ def daemon(
         state_dir: Its state; a temporary folder by default.
         module: What to run; a benchmark's own main may replace a part of the daemon.
         memory: Its budget.
+        config: Its configuration, TOML; of what the other arguments say, they decide.
     """
     with tempfile.TemporaryDirectory(prefix="headrace-bench-") as folder:
         path = f"{folder}/headrace.sock"
         command = [sys.executable, "-m", module, "serve", "--socket", path, "--memory", memory]
         command += ["--state-dir", str(state_dir or Path(folder) / "state")]
         command += ["--allow-source", "*", "--log-level", "warning"]
+        (Path(folder) / "headrace.toml").write_text(config)
+        command += ["--config", f"{folder}/headrace.toml"]
         process = subprocess.Popen(command)
         try:
             retry = Retry(30.0, threading.Event().wait)

@@ -116,6 +116,7 @@ class Connection(asyncio.BufferedProtocol):
                 self._arm(self._lane.patience_s)
         for exchange in exchanges:
             exchange.connection = self
+            exchange.num_before = self._num_answers
             self.due_bytes += exchange.due_bytes
         self._sent.extend(exchanges)
         self._transport.write(data)
@@ -225,8 +226,8 @@ class Connection(asyncio.BufferedProtocol):
         status = head.status
         if status < 200:
             self._num_informative += 1
-            if status == 101 or self._num_informative > MAX_INFORMATIVE:
-                self._give_up(f"answered {status}, which was not asked for")
+            if self._num_informative > MAX_INFORMATIVE:
+                self._give_up(f"answered {status} more than {MAX_INFORMATIVE} times")
             return
         self._num_informative = 0
         self._goes_on = self._heads.goes_on
@@ -313,9 +314,13 @@ class Connection(asyncio.BufferedProtocol):
         is_silent = self._part is _Part.HEAD and not self._begun
         if not self._sent:
             self.end()
-        elif is_silent and self._num_answers and not self._sent[0].is_spared:
+            return
+        first = self._sent[0]
+        if is_silent and self._num_answers > first.num_before:
+            self.end()  # between two answers: it was not to be known that there are no more
+        elif is_silent and self._num_answers and not first.is_spared:
             # It was kept, and closed while the request was on its way: nobody's fault.
-            self._sent[0].is_spared = True
+            first.is_spared = True
             self.end()
         elif not is_silent:
             self._give_up("broke off in the middle of an answer")

@@ -31,6 +31,7 @@ class Exchange:
         "due_bytes",
         "is_over",
         "is_spared",
+        "num_before",
         "owner",
         "path",
         "round",
@@ -49,6 +50,8 @@ class Exchange:
         """When it was submitted, by ``time.perf_counter``."""
         # None unless it was sent and has not been answered.
         self.connection: Connection | None = None
+        self.num_before = 0
+        """Answers that its connection had given when it was sent."""
         self.is_spared = False
         """Whether it was asked again already because a kept connection turned out to be closed."""
         self.is_over = False

@@ -74,6 +74,11 @@ class LeanWire:
         """Tell whether a target can be asked this way."""
         return owner.url.startswith(SCHEME)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether there is no connection, and nothing waits for one."""
+        return not self._lanes
+
     def start(self, job: Coroutine[Any, Any, None], *, name: str) -> None:
         """Run a job of a lane."""
         if self._tasks is None:
@@ -111,8 +116,9 @@ class LeanWire:
 
     def drop(self, lane: Lane) -> None:
         """Forget a lane if nothing is left of it."""
-        if lane.is_empty:
-            self._lanes.pop((lane.owner.id, lane.owner.url), None)
+        key = (lane.owner.id, lane.owner.url)
+        if lane.is_empty and self._lanes.get(key) is lane:
+            del self._lanes[key]
             if not self._lanes:
                 self._is_clear.set()
 
