@@ -343,6 +343,8 @@ def _explain(data: Any, kind: object, path: str, message: str) -> str:  # noqa: 
     if missing is not None:
         allowed = _choices(kind, value, missing[1])
         where, shown, text = f"{where}.{missing[1]}", "", "is missing"
+    elif key is not None:  # it has said why
+        allowed = []
     elif allowed:
         text = "unknown"
     if allowed:

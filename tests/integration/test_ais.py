@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import random
+import re
 import threading
 from typing import TYPE_CHECKING, Final
 
@@ -99,9 +100,10 @@ ODD: Final = {
 }
 
 
-def test_names_and_bytes_equal_those_of_the_sdk(store: Store) -> None:
+@pytest.mark.parametrize("reader", ["auto", "aiohttp"])
+def test_names_and_bytes_equal_those_of_the_sdk(store: Store, reader: str) -> None:
     store.put(OBJECTS | ODD)
-    with store.daemon() as app:
+    with store.daemon(reader=reader) as app:
         for prefix in ("", "d1/", "é/", "50%"):
             dataset = DaemonDataset(app.socket, store.stream(prefix))
             read = contents(dataset)
@@ -111,6 +113,10 @@ def test_names_and_bytes_equal_those_of_the_sdk(store: Store) -> None:
             )
             dataset.close()
         assert len(read) == 1
+        report = app.call(app.app.report)["store"]
+        used, unused = ("lean_reads", "aiohttp_reads")[:: 1 if reader == "auto" else -1]
+        assert report[used] >= len(OBJECTS | ODD)
+        assert report[unused] == 0
 
 
 def test_by_way_of_the_proxy_they_are_the_same(store: Store) -> None:
@@ -326,6 +332,7 @@ def test_status_shows_the_store(store: Store) -> None:
         assert contents(dataset) == OBJECTS
         after = headrace("status", "--socket", app.socket).stdout
         assert "3 targets, reads direct, 0 retries" in after
+        assert re.search(r"1\d\d objects by the lean reader, 0 by aiohttp \(.* = 'auto'\)", after)
         assert after.count(" objects, ") == 3
         dataset.close()
 

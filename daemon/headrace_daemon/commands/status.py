@@ -98,6 +98,10 @@ def _show_store(console: Console, store: dict[str, Any]) -> None:
         f"         {store['num_targets']} targets, reads {store['way']}, "
         f"{store['retries']} retries",
     )
+    console.print(
+        f"         {store['lean_reads']} objects by the lean reader, {store['aiohttp_reads']} by "
+        f"aiohttp ([store] reader = {store['reader']!r})",
+    )
     _show_trouble(console, store)
     for node in store["missing"]:
         console.print(f"         missing: {node}", style="red")

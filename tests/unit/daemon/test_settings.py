@@ -152,6 +152,12 @@ def source(fields: str) -> str:
         (plan("batch_size = 2"), "plan.type", ["is missing; allowed: Sequential, Shuffled"]),
         # values that are not allowed
         ('[daemon]\nmemory = "1 parsec"', "daemon.memory = '1 parsec'", ["512MiB", "KiB, MiB"]),
+        ('[store]\nreader = "fast"', "store.reader = 'fast'", ["allowed: aiohttp, auto, lean"]),
+        (
+            '[store]\nreader = "lean"\ndirect = "off"',
+            "store.reader = 'lean'",
+            ["reads straight from targets, which direct = 'off' forbids"],
+        ),
         ("[daemon]\nmemory = 0", "daemon.memory = 0", ["out of range", "1 byte at least"]),
         ("[daemon]\nmemory = -1", "daemon.memory = -1", ["no size"]),
         (f"[daemon]\nmemory = {'9' * 400}", "daemon.memory = 999", ["out of range"]),

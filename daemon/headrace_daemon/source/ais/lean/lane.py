@@ -58,6 +58,7 @@ class Lane:
         """How long one answer may take."""
         parts = urlsplit(owner.url)
         self._host, self._port = parts.hostname or "", parts.port or 80
+        self._lead = f"GET {parts.path}"  # as a rule the path is empty
         self._tail = (
             f" HTTP/1.1\r\nHost: {parts.netloc}\r\nUser-Agent: headrace/{__version__}\r\n"
             "Accept-Encoding: identity\r\n"
@@ -129,9 +130,9 @@ class Lane:
             exchanges.append(waiting.popleft())
             asked = exchange.transfer.range
             texts.append(
-                f"GET {exchange.path}{self._tail}Range: {asked}\r\n\r\n"
+                f"{self._lead}{exchange.path}{self._tail}Range: {asked}\r\n\r\n"
                 if asked
-                else f"GET {exchange.path}{self._tail}\r\n"
+                else f"{self._lead}{exchange.path}{self._tail}\r\n"
             )
         if exchanges:
             connection.send(exchanges, "".join(texts).encode("ascii"))

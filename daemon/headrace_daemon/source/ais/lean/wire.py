@@ -72,7 +72,7 @@ class LeanWire:
     @staticmethod
     def reaches(owner: Node) -> bool:
         """Tell whether a target can be asked this way."""
-        return owner.url.startswith(SCHEME)
+        return owner.url.startswith(SCHEME) and owner.url.isascii()
 
     @property
     def is_idle(self) -> bool:

@@ -239,6 +239,7 @@ def test_a_target_that_says_nothing_more_is_noticed(loop: Loop, after: int) -> N
         async with raw_target(script) as target, open_wire(stall_s=0.05) as wire:
             failures = await Asked(wire, target.node, small("000", "001")).over()
             assert set(failures) == {"000", "001"}, "both have waited for as long"
+            assert len(target.links) == 1, "and neither is asked again by the wire itself"
             for fault in failures.values():
                 assert isinstance(fault, Fault)
                 assert fault.words == "did not send anything for too long"
