@@ -209,6 +209,16 @@ def test_faults_of_many_requests_change_nothing(ais: Ais, what: str, rate: float
     assert fault.fired > 0
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_a_slow_drip_ends_with_the_deadline(ais: Ais) -> None:
+    ais.fault(Slow(1_000.0), target="any", path=f"b/{ONE}", times=None)
+    with pytest.raises(StoreUnavailableError) as raised:
+        run(read_all(ais, deadline_s=0.5))
+    assert f"object ais://b/{ONE} cannot be read" in str(raised.value)
+    assert "within 0.5 s ([store] deadline_s)" in str(raised.value)
+    assert len(gets(ais)) == 1, "it had all the time that there was"
+
+
 @pytest.mark.parametrize("effect", [Cut(30_000), Stall(30_000), Reset(30_000)], ids=str)
 def test_what_has_arrived_is_not_asked_for_again(ais: Ais, effect: Effect) -> None:
     ais.fault(effect, target="any", path=f"b/{ONE}", times=2)
@@ -281,7 +291,8 @@ def test_a_fault_that_stays_is_an_error_that_names_it(
 ) -> None:
     ais.fault(effect, target="any", path=f"b/{ONE}", times=None)
     with pytest.raises(kind) as raised:
-        run(read_one(ais, deadline_s=0.6, stall_s=0.1))
+        patience_s = 0.6 if kind is StoreUnavailableError else 10.0
+        run(read_one(ais, deadline_s=patience_s, stall_s=0.1))
     text = str(raised.value)
     assert f"object ais://b/{ONE}" in text
     assert told in text

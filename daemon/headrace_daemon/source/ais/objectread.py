@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ...errors import (
@@ -78,17 +79,23 @@ class ObjectRead:
         Raises:
             SourceError: If the object is not as the manifest says, or not to be had in time.
         """
-        fault = await self._attempt()
+        started = time.perf_counter()
+        where = str(self._owner or f"proxy {self._ways.client.proxy}")
+        fault = await self._in_time(Fault(Kind.NODE, "took too long", where))
         if fault is not None:
-            await self.run_on(fault)
+            await self.run_on(fault, time.perf_counter() - started)
 
-    async def run_on(self, fault: Fault) -> None:
+    async def run_on(self, fault: Fault, spent_s: float) -> None:
         """Go on behind a first attempt that ended with a fault.
+
+        Args:
+            fault: How it ended.
+            spent_s: How long it took, seconds.
 
         Raises:
             SourceError: As by `run`.
         """
-        self._retry = retry = Retry(self._ways.client.deadline_s)
+        self._retry = retry = Retry(self._ways.client.deadline_s, spent_s=spent_s)
         num_corrupt = 0
         # Whether a proxy has already said that the object is missing, while no target was.
         is_looked_for = False
@@ -124,7 +131,7 @@ class ObjectRead:
                 raise self._late(fault)
             self._ways.counts.num_retries += 1
             self._owner = self._next_owner(fault, was_direct=was_direct)
-            again = await self._attempt()
+            again = await self._in_time(fault)
             if again is None:
                 return
             fault = again
@@ -182,6 +189,23 @@ class ObjectRead:
         return StoreUnavailableError(self.what, text)
 
     # ---- one attempt -----------------------------------------------------------------------------
+
+    async def _in_time(self, fault: Fault) -> Fault | None:
+        """Make an attempt that ends with the deadline at the latest.
+
+        Args:
+            fault: What was wrong then.
+
+        Raises:
+            SourceError: If the object is another one, or the deadline has passed.
+        """
+        if self._retry is None:
+            self._retry = Retry(self._ways.client.deadline_s)
+        try:
+            async with asyncio.timeout(self._retry.left_s):
+                return await self._attempt()
+        except TimeoutError:
+            raise self._late(fault) from None
 
     async def _attempt(self) -> Fault | None:
         """Read the object, or the rest of it."""

@@ -8,6 +8,7 @@ does not own a remote object would fetch a second copy of it from the provider.
 
 from __future__ import annotations
 
+import time
 from itertools import repeat
 from typing import TYPE_CHECKING, Final
 
@@ -136,7 +137,9 @@ class AisReader:
             exchange, outcome = failure
             fault = await self._wires.after(exchange, outcome)
             if fault is not None:
-                await ObjectRead(self._ways, exchange.transfer, exchange.owner).run_on(fault)
+                spent_s = time.perf_counter() - exchange.started_s
+                read = ObjectRead(self._ways, exchange.transfer, exchange.owner)
+                await read.run_on(fault, spent_s)
 
     async def _ask_bucket(self) -> bool:
         """Return whether the objects are where the cluster map says."""

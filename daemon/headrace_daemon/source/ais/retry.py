@@ -22,7 +22,8 @@ class Retry:
     AWS Architecture Blog, 2015).
 
     Args:
-        deadline_s: Seconds from now until `pause` gives up.
+        deadline_s: Seconds from the first try until `pause` gives up.
+        spent_s: Seconds that the first try has taken so far.
         sleep: Waits for some seconds.
         clock: Monotonic seconds.
         rng: Draws the pauses; they have no influence on any order of samples.
@@ -34,6 +35,7 @@ class Retry:
         self,
         deadline_s: float,
         *,
+        spent_s: float = 0.0,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         clock: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
@@ -41,7 +43,7 @@ class Retry:
         self._sleep = sleep
         self._clock = clock
         self._rng = rng or random.Random()
-        self._end = clock() + deadline_s
+        self._end = clock() + deadline_s - spent_s
         self._limit_s = FIRST_PAUSE_S
         self.deadline_s = deadline_s
         self.num_tries = 1

@@ -65,3 +65,11 @@ def test_an_end_is_explained_with_the_tries_and_the_limit() -> None:
     assert retry.explain() == "tried once within 300 s ([store] deadline_s)"
     assert retry.again()
     assert retry.explain() == "tried 2 times within 300 s ([store] deadline_s)"
+
+
+def test_the_first_try_is_part_of_the_time() -> None:
+    time = Time()
+    assert Retry(10.0, spent_s=4.0, clock=time).left_s == 6.0
+    spent = Retry(10.0, spent_s=11.0, clock=time)
+    assert not spent.again()
+    assert spent.num_tries == 1
