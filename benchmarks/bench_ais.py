@@ -74,7 +74,7 @@ BUCKET: Final = "train"
 SIZE: Final = 10 << 10
 SAMPLES: Final = 2_048
 TRIAL_SAMPLES: Final = 768
-EPOCHS: Final = 2
+EPOCHS: Final = 6
 """Epochs of a pass of the sides that are fast; the others make one."""
 IN_FLIGHT: Final = 64
 WORKERS: Final = (0, 1, 2, 4, 8)
