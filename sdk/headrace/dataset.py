@@ -8,9 +8,11 @@ skips a batch that the training loop has not been given.
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from multiprocessing.context import get_spawning_popen
 from operator import index
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, overload
 
@@ -19,27 +21,43 @@ from torch.utils.data import IterableDataset, get_worker_info
 from torch.utils.data._utils.collate import default_collate_fn_map
 
 from . import errors
-from .batch import Batch, columns, unpack
+from .batch import Batch, columns
+from .board import Board, Record, epoch_of, epoch_start
 from .checks import check_integer
 from .client import SILENCE_S, Channel, ConnectionLostError, Retry, default_socket
-from .collate import Sample, apply
+from .loader import Loader
 from .manifest import Entry
+from .passes import FeedPass, PartPass, PartState, Pass, read_part_state, ticket
 from .plans.cursor import Cursor, Seek
 from .private import PrivateDaemon
 from .protocol import Event, Payload
 from .protocol import messages as m
-from .receiver import CLOSE_S, FIRST_CONNECT_S, HURRY_S, Receiver
+from .receiver import CLOSE_S, FIRST_CONNECT_S, Receiver
 from .sources import Stream
 from .topology import Topology, resolve
 
 if TYPE_CHECKING:
     import socket as socketlib
+    from types import FrameType
+
+    from .collate import Sample
 
 _LOOKUP_INDICES: Final = 1024
 """Entries that are looked up at a time: with long names they still fit one message."""
 
 _READ_INDICES: Final = 64
 """Samples that are read at a time: the daemon needs memory for all of them."""
+
+_COPIED: Final = (
+    "_socket",
+    "_stream",
+    "_transform",
+    "_collate_fn",
+    "_prefetch_batches",
+    "_topology",
+    "_deadline_s",
+)
+"""What a copy of a dataset takes over, beside its position."""
 
 Allocate = Callable[[int], memoryview]
 Connect = Callable[[Allocate | None], Channel]
@@ -49,8 +67,9 @@ class DaemonDataset(IterableDataset[Any]):
     """An iterable dataset whose batches come from a Headrace daemon.
 
     Each pass over it is the next epoch; leaving a loop early abandons the rest of its epoch.  Use
-    it directly, or in a ``DataLoader(dataset, batch_size=None)`` without workers: the daemon reads
-    ahead in a process of its own, and the plan cuts the batches.
+    it directly: the daemon reads ahead in a process of its own, and the plan cuts the batches.
+    Where `transform` and `collate_fn` need more than one processor, use `loader`, or a
+    ``DataLoader(dataset, batch_size=None, num_workers=W)``.
 
     Args:
         socket: Path of the daemon's socket; by default ``$HEADRACE_SOCKET``, then that of the
@@ -112,21 +131,31 @@ class DaemonDataset(IterableDataset[Any]):
         # Settled when the first pass begins, if it was not said.
         self._topology = topology
         self._deadline_s = deadline_s
+        # Where the next pass begins if that was said; None: it follows from the last pass.
+        self._next: Cursor | Seek | None = Seek(epoch=0)
+        # Tells copies in DataLoader workers where their next pass begins.
+        self._board = Board(epoch_start(0))
+        self._forget()
+
+    def _forget(self) -> None:
+        """Begin without a feed, a pass, or a daemon of its own: as a new dataset or a copy."""
         self._private: PrivateDaemon | None = None
         # Makes connected sockets where there is no path to connect to (`headrace.testing`).
         self._dial: Callable[[], socketlib.socket] | None = None
-        # Where the next pass begins if that was said; None: it follows from the last pass.
-        self._next: Cursor | Seek | None = Seek(epoch=0)
         # The cursor after the last batch that was handed out; None before the first.
         self._delivered: Cursor | None = None
         # The latest pass, while somebody holds it; where it began; the epoch of its last batch.
-        self._pass: weakref.ref[_Pass] | None = None
+        self._pass: weakref.ref[Pass] | None = None
         self._pass_start: Cursor | Seek = Seek(epoch=0)
         self._epoch = 0
         # The feed of the latest pass; None before the first and after a seek.
         self._receiver: Receiver | None = None
         # What the daemon last said of a position, with what it was asked.
         self._known: tuple[Cursor | Seek, Topology, m.Entries] | None = None
+        # In a DataLoader worker: the latest pass; a state for the next one; whether there was none.
+        self._part: weakref.ref[PartPass] | None = None
+        self._restored: PartState | None = None
+        self._is_new = True
 
     @classmethod
     def local(cls, stream: Stream, *, memory: str = "1GiB", **options: Any) -> Self:  # noqa: ANN401
@@ -159,16 +188,57 @@ class DaemonDataset(IterableDataset[Any]):
 
     def __iter__(self) -> Iterator[Any]:
         """Return a pass.  It begins with its first batch; until then it has no effect."""
-        return _Pass(self)
+        _refuse_batching(sys._getframe(1))
+        if get_worker_info() is None:
+            return FeedPass(self)
+        part = PartPass(self, self._board, restored=self._restored)
+        self._restored = None
+        self._part = weakref.ref(part)
+        return part
+
+    def loader(
+        self,
+        num_workers: int = 0,
+        *,
+        pin_memory: bool = False,
+        **options: Any,  # noqa: ANN401
+    ) -> Loader:
+        """Return a loader that transforms and collates in worker processes.
+
+        It yields what the dataset itself would, in the same order, and moves the position of this
+        dataset: `state_dict` and all else go on as without workers.
+
+        Args:
+            num_workers: Processes; 0 for none.
+            pin_memory: Whether tensors are copied into pinned memory.
+            **options: ``prefetch_factor``, ``persistent_workers``, ``timeout``,
+                ``worker_init_fn``, ``multiprocessing_context`` and ``generator``, as in a
+                ``DataLoader``.
+
+        Raises:
+            PlanError: If an option is one that the plan decides, or that would change the order.
+        """
+        return Loader(self, num_workers, pin_memory=pin_memory, **options)
 
     def __len__(self) -> int:
         """Return the steps of this rank in the whole current epoch, whatever the position."""
-        position = self._upcoming() if self._active() is None else self._pass_start
-        return self._describe(position).steps
+        if self._active() is not None:
+            return self._describe(self._pass_start).steps
+        record = self._worked()
+        if record is not None and not record.is_over:
+            assert record.current is not None
+            return self._describe(_position(record.current)).steps
+        return self._describe(self._upcoming()).steps
 
     @property
     def remaining(self) -> int:
-        """Steps that the pass in progress still has; between passes, those of the next one."""
+        """Steps that the pass in progress still has; between passes, those of the next one.
+
+        Raises:
+            FeedError: If workers of a plain ``DataLoader`` have begun a pass: how much of it the
+                loop was given is not known here.
+        """
+        self._refuse_worked("remaining")
         if self._active() is None or self._next is not None:
             return self._describe(self._upcoming()).remaining
         assert self._delivered is not None
@@ -184,9 +254,14 @@ class DaemonDataset(IterableDataset[Any]):
         Args:
             after: The batch after which to continue; by default the last one handed out.
 
+        In a worker of a ``DataLoader`` it is that of the worker's part, for
+        ``StatefulDataLoader``.
+
         Raises:
             DaemonUnavailableError: If nothing was handed out yet and the daemon, which knows the
                 manifest, cannot be asked.
+            FeedError: If workers of a plain ``DataLoader`` have begun a pass: how much of it the
+                loop was given is not known here.
         """
         if isinstance(after, Batch):
             return after.cursor.to_state()
@@ -196,6 +271,9 @@ class DaemonDataset(IterableDataset[Any]):
             raise errors.CursorError(
                 f"after={after!r}: give a batch of this dataset, or its cursor"
             )
+        if get_worker_info() is not None:
+            return self._part_state()
+        self._refuse_worked("state_dict()")
         position = self._delivered if self._next is None else self._next
         if isinstance(position, Cursor):
             return position.to_state()
@@ -209,6 +287,15 @@ class DaemonDataset(IterableDataset[Any]):
             CursorError: If it is no state, a newer one, or that of another plan.  Whether it
                 belongs to the data is seen when the next pass begins.
         """
+        if get_worker_info() is not None:
+            self._restore_part(state)
+            return
+        if isinstance(state, dict) and "num_parts" in state:
+            raise errors.CursorError(
+                f"this is the state of DataLoader worker {state.get('part')} of "
+                f"{state['num_parts']}: load that of the StatefulDataLoader into one; a dataset "
+                "takes what its own state_dict() returned"
+            )
         cursor = Cursor.from_state(state)
         if isinstance(self._stream, Stream) and cursor.plan != self._stream.plan.digest:
             raise errors.CursorError(
@@ -244,6 +331,12 @@ class DaemonDataset(IterableDataset[Any]):
             CursorError: If a pass through another epoch is in progress.
         """
         where = Seek(epoch=epoch)
+        record = self._worked()
+        if record is not None and not record.is_over:
+            assert record.current is not None
+            # Whether the loop has left that pass is not known here.
+            if epoch == epoch_of(record.current):
+                return
         active = self._active()
         if active is not None:
             current = self._epoch if self._next is None else self._next.epoch
@@ -256,12 +349,22 @@ class DaemonDataset(IterableDataset[Any]):
             self._jump(where)
 
     def _jump(self, where: Cursor | Seek) -> None:
-        self._end_feed()
-        self._pass = None
+        if get_worker_info() is not None:
+            raise errors.FeedError(
+                "this is a copy of the dataset in a DataLoader worker: set positions in the main "
+                "process",
+                code="workers",
+                fault="client",
+            )
+        self._end_pass()
         self._next = where
+        self._board.put(wire_start(where))
 
     def _upcoming(self) -> Cursor | Seek:
         """Return where the next pass begins; a `Seek` names an epoch."""
+        record = self._worked()
+        if record is not None:
+            return _position(record.next)
         if self._next is not None:
             return self._next
         assert self._delivered is not None
@@ -269,34 +372,59 @@ class DaemonDataset(IterableDataset[Any]):
             return self._delivered
         return Seek(epoch=self._epoch + 1)
 
-    def _active(self) -> _Pass | None:
+    def _worked(self) -> Record | None:
+        """Return what DataLoader workers have begun since this process last moved the position."""
+        record = self._board.read()
+        return record if record.current is not None else None
+
+    def _refuse_worked(self, what: str) -> None:
+        if self._worked() is not None:
+            raise errors.FeedError(
+                f"{what} is not known in the main process while the workers of a plain DataLoader "
+                "iterate: use dataset.loader(num_workers=…), which keeps the position here, or a "
+                "StatefulDataLoader and its own state_dict()",
+                code="workers",
+                fault="client",
+            )
+
+    def _active(self) -> Pass | None:
         """Return the pass that is in progress: begun, not over, and still held by somebody."""
+        if self._worked() is not None:
+            return None  # what was in progress here is overtaken
         current = self._pass() if self._pass is not None else None
         return current if current is not None and not current.is_over else None
 
     # ---- the feed of a pass ------------------------------------------------------------------
 
-    def _begin(self, new: _Pass) -> Receiver:
+    def _begin(self, new: Pass) -> Receiver:
         """Make a pass the current one and return where its batches come from."""
-        worker = get_worker_info()
-        if worker is not None:
-            raise errors.FeedError(
-                f"this dataset is in DataLoader worker {worker.id} of {worker.num_workers}: use "
-                "num_workers=0, the daemon already reads ahead in a process of its own",
-                code="workers",
-                fault="client",
-            )
         start = self._upcoming()
         continues = self._next is None and isinstance(start, Cursor)
         receiver = self._receiver
         if receiver is None or not receiver.is_ours or not continues:
             self._end_feed()
-            receiver = self._open_feed(start)
-        self._next = self._pass_start = start  # the position until the first batch
-        self._pass = weakref.ref(new)
+            receiver = self._open_feed(wire_start(start))
+        self._make_current(new, start)
         return receiver
 
-    def _open_feed(self, start: Cursor | Seek) -> Receiver:
+    def _begin_elsewhere(self, new: Pass) -> Cursor | Seek:
+        """Make a pass the current one whose feeds others open; return where it begins."""
+        start = self._upcoming()
+        self._end_feed()
+        self._topology = resolve(self._topology)
+        self._make_current(new, start)
+        return start
+
+    def _make_current(self, new: Pass, start: Cursor | Seek) -> None:
+        self._next = self._pass_start = start  # the position until the first batch
+        self._pass = weakref.ref(new)
+        self._board.put(wire_start(start))
+
+    def _open_feed(
+        self, start: dict[str, Any], *, first: int = 0, stride: int = 1, epochs: int | None = None
+    ) -> Receiver:
+        """Open a feed, in place of the one before."""
+        self._end_feed()
         self._topology = topology = resolve(self._topology)
         self._receiver = Receiver(
             self._connector(),
@@ -304,7 +432,10 @@ class DaemonDataset(IterableDataset[Any]):
                 stream=self._wire_stream(),
                 rank=topology.rank,
                 world_size=topology.world_size,
-                start=_wire_start(start),
+                start=start,
+                first=first,
+                stride=stride,
+                epochs=epochs,
                 prefetch=self._prefetch_batches,
             ),
             window=self._prefetch_batches,
@@ -320,15 +451,24 @@ class DaemonDataset(IterableDataset[Any]):
             self._hang_up.detach()
             receiver.stop(wait_s)
 
-    def _deliver(self, batch: Batch) -> None:
-        self._delivered = batch.cursor
-        self._epoch = batch.meta["epoch"]
+    def _end_pass(self) -> None:
+        current = self._pass() if self._pass is not None else None
+        if current is not None:
+            current._end(CLOSE_S)
+        self._pass = None
+        self._end_feed()
+
+    def _deliver(self, cursor: Cursor, epoch: int) -> None:
+        """Take note that the loop is given a batch of an epoch, after which the cursor stands."""
+        if self._next is not None or epoch != self._epoch:
+            self._board.put(epoch_start(epoch + 1))
+        self._delivered = cursor
+        self._epoch = epoch
         self._next = None
 
     def close(self) -> None:
         """End the feed, and the daemon if it is a private one; the position stays."""
-        self._end_feed()
-        self._pass = None
+        self._end_pass()
         if self._private is not None:
             self._private.close()
 
@@ -368,7 +508,7 @@ class DaemonDataset(IterableDataset[Any]):
                 stream=self._wire_stream(),
                 rank=topology.rank,
                 world_size=topology.world_size,
-                start=_wire_start(where),
+                start=wire_start(where),
                 indices=indices,
             )
         )
@@ -417,11 +557,55 @@ class DaemonDataset(IterableDataset[Any]):
             return plain
         return self._stream or ""
 
-    def __getstate__(self) -> NoReturn:
-        raise TypeError(
-            "a DaemonDataset cannot be pickled, so it has no DataLoader workers: use "
-            "num_workers=0, the daemon already reads ahead in a process of its own"
+    # ---- copies ------------------------------------------------------------------------------
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy needs, in a DataLoader worker or elsewhere: no feed, no daemon."""
+        if self._dial is not None:
+            raise TypeError(
+                "the dataset of a FakeDaemon cannot be pickled: its daemon is in this process; use "
+                "DataLoader workers that are forked"
+            )
+        self._topology = resolve(self._topology)
+        state = {name: vars(self)[name] for name in _COPIED}
+        worked = self._worked()
+        state["_next"] = self._upcoming() if worked is None else _position(worked.next)
+        # Elsewhere than in a worker the copy goes its own way.
+        state["_board"] = self._board if get_spawning_popen() is not None else None
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        board: Board | None = state.pop("_board")
+        self.__dict__.update(state)
+        self._board = board or Board(wire_start(state["_next"]))
+        self._forget()
+
+    # ---- in a DataLoader worker --------------------------------------------------------------
+
+    def _part_state(self) -> dict[str, Any]:
+        """Return where this worker stands in its part; before the first batch, where it begins."""
+        world_size = resolve(self._topology).world_size
+        if self._restored is not None:
+            return dict(msgspec.to_builtins(self._restored))
+        part = self._part() if self._part is not None else None
+        if part is not None and part.has_begun:
+            return dict(msgspec.to_builtins(part.state(world_size)))
+        mine = ticket()
+        start = self._board.peek(mine, is_new=self._is_new)
+        state = PartState(
+            part=mine.worker,
+            num_parts=mine.num_workers,
+            world_size=world_size,
+            start=dict(self._describe(_position(start)).cursor),
         )
+        return dict(msgspec.to_builtins(state))
+
+    def _restore_part(self, state: dict[str, Any]) -> None:
+        """Make the next pass of this worker continue where its state was taken."""
+        mine = ticket()
+        self._restored = read_part_state(state, mine, resolve(self._topology).world_size)
+        self._board.restore(mine, self._restored.start)
+        self._is_new = False
 
 
 class ManifestView(Sequence[Entry]):
@@ -462,81 +646,14 @@ class ManifestView(Sequence[Entry]):
             yield from map(Entry, answer.names, answer.sizes)
 
 
-class _Pass:
-    """One pass over a dataset: the iterator that a loop holds."""
+def _refuse_batching(caller: FrameType) -> None:
+    """Refuse a DataLoader that would batch batches; its fetcher is what calls `iter` then.
 
-    def __init__(self, dataset: DaemonDataset) -> None:
-        self._dataset = dataset
-        # None until the first batch is asked for.
-        self._receiver: Receiver | None = None
-        self._start_epoch = 0
-        self.is_over = False
-        # What ended the pass, to be raised again; None for a regular end.
-        self._failure: BaseException | None = None
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> Any:  # noqa: ANN401 - a batch, or what the user's functions made of it
-        if self._failure is not None:
-            raise self._failure
-        if self.is_over:
-            raise StopIteration
-        try:
-            return self._advance()
-        except StopIteration:
-            self.is_over = True
-            raise
-        except BaseException as error:
-            # A batch may be lost on its way to the loop: this pass must not go on after it.
-            self.is_over = True
-            self._failure = error
-            if self._is_current():
-                self._dataset._end_feed(CLOSE_S if isinstance(error, Exception) else HURRY_S)
-            raise
-
-    def _is_current(self) -> bool:
-        current = self._dataset._pass
-        return current is not None and current() is self
-
-    def _advance(self) -> Any:  # noqa: ANN401 - see __next__
-        dataset = self._dataset
-        if self._receiver is None:
-            self._receiver = dataset._begin(self)
-            assert dataset._next is not None
-            assert dataset._next.epoch is not None
-            self._start_epoch = dataset._next.epoch
-        elif not self._is_current():
-            raise _superseded()
-        while True:
-            item = self._receiver.next()
-            match item:
-                case Payload():
-                    batch = unpack(item)
-                    self._receiver.consumed(item)
-                    try:
-                        value = apply(batch, dataset._transform, dataset._collate_fn)
-                    except StopIteration as error:  # it would pass for the end of the epoch
-                        raise RuntimeError(
-                            "transform or collate_fn raised StopIteration"
-                        ) from error
-                    dataset._deliver(batch)
-                    return value
-                case m.EpochEnd(epoch=epoch) if epoch < self._start_epoch:
-                    continue  # of the pass before, which was left after its last batch
-                case m.EpochEnd():
-                    raise StopIteration
-                case m.End():  # another thread closed the dataset while this one waited
-                    raise _superseded()
-
-
-def _superseded() -> errors.FeedError:
-    return errors.FeedError(
-        "this pass was ended by a newer one, or by seek(), load_state_dict() or close(): call "
-        "iter() anew",
-        code="pass",
-        fault="client",
-    )
+    Where a `collate_fn` returns tensors, torch would stack them without a word.
+    """
+    is_fetcher = caller.f_code.co_qualname.startswith("_IterableDatasetFetcher.")
+    if is_fetcher and caller.f_locals.get("auto_collation"):
+        _refuse_collation([])
 
 
 def _refuse_collation(batches: list[Batch], **options: object) -> NoReturn:
@@ -549,8 +666,14 @@ def _refuse_collation(batches: list[Batch], **options: object) -> NoReturn:
 default_collate_fn_map[Batch] = _refuse_collation
 
 
-def _wire_start(where: Cursor | Seek) -> dict[str, Any]:
+def wire_start(where: Cursor | Seek) -> dict[str, Any]:
+    """Return a position as it travels."""
     if isinstance(where, Cursor):
         return where.to_state()
     named = {name: value for name, value in msgspec.to_builtins(where).items() if value is not None}
     return {"seek": named}
+
+
+def _position(start: dict[str, Any]) -> Cursor | Seek:
+    """Return what `wire_start` was made of."""
+    return Seek(**start["seek"]) if "seek" in start else Cursor.from_state(start)

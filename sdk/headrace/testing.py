@@ -24,6 +24,7 @@ from .manifest import Manifest
 from .plans import Cursor, Plan, Seek, Sequential
 from .plans.engine import (
     BoundPlan,
+    advance,
     check,
     epoch_steps,
     next_batch,
@@ -262,6 +263,9 @@ class _FakeSession:
         self._bound: BoundPlan | None = None
         self._topology = Topology()
         self._cursor: Cursor | None = None
+        self._epoch = 0
+        self._stride = 1
+        self._epochs_left: int | None = None
         self._num_sent = 0
 
     def run(self) -> None:
@@ -312,6 +316,10 @@ class _FakeSession:
                         num_slots=2,
                     )
                 )
+                self._epoch = cursor.epoch
+                self._stride = event.stride
+                self._epochs_left = 1 if event.stride > 1 else event.epochs
+                self._skip(event.first)
             case m.Close():
                 self._bound = None
                 if connection.state is State.CLOSING:
@@ -381,15 +389,32 @@ class _FakeSession:
                 ),
                 payload,
             )
-            if after.epoch != planned.epoch:
-                connection.send(m.EpochEnd(epoch=planned.epoch, cursor=after.to_state()))
             self._cursor = after
+            self._skip(self._stride - 1)
             self._num_sent += 1
             with daemon._lock:
                 daemon.num_sent += 1
             self._flush()
             if daemon.hang_up_after is not None and self._num_sent >= daemon.hang_up_after:
                 raise ConnectionResetError
+
+    def _skip(self, steps: int) -> None:
+        """Leave out steps, at most to the end of the epoch; say so where one ends."""
+        assert self._bound is not None
+        assert self._cursor is not None
+        world_size = self._topology.world_size
+        if self._cursor.epoch == self._epoch:
+            left = remaining_steps(self._bound, self._cursor, world_size)
+            self._cursor = advance(self._bound, self._cursor, world_size, min(steps, left))
+        if self._cursor.epoch == self._epoch:
+            return
+        self._connection.send(m.EpochEnd(epoch=self._epoch, cursor=self._cursor.to_state()))
+        self._epoch = self._cursor.epoch
+        if self._epochs_left is not None:
+            self._epochs_left -= 1
+            if not self._epochs_left:
+                self._connection.send(m.End(reason="finished"))
+                self._bound = None
 
     def _pack(self, indices: np.ndarray[Any, np.dtype[np.uint64]]) -> tuple[dict[str, Any], bytes]:
         values = [self._daemon._values[index] for index in indices.tolist()]

@@ -11,7 +11,7 @@ import os
 import sys
 import threading
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from torch.utils.data import DataLoader
@@ -21,6 +21,9 @@ from headrace.errors import HeadraceError
 from headrace.testing import Ledger
 
 from .files import check
+
+if TYPE_CHECKING:
+    from headrace.batch import Batch
 
 
 def tell(*words: object) -> None:
@@ -121,16 +124,23 @@ def fork(*, stream: dict[str, Any], socket: str | None) -> None:
 
 
 def work(*, stream: dict[str, Any], socket: str | None, context: str) -> None:
-    """Try to iterate in DataLoader workers."""
-    loader = DataLoader(
-        dataset_of(stream, socket), batch_size=None, num_workers=2, multiprocessing_context=context
-    )
-    try:
-        next(iter(loader))
-    except (HeadraceError, TypeError) as error:
-        tell(type(error).__name__, str(error).splitlines()[-1])
-    # The main process itself goes on without workers.
-    tell(next(iter(DataLoader(loader.dataset, batch_size=None))).meta["step"])
+    """Iterate in DataLoader workers after the main process has, and leave them alive."""
+    global _kept
+    dataset = dataset_of(stream, socket)
+    next(iter(dataset))
+    options: dict[str, Any] = {"num_workers": 2, "multiprocessing_context": context}
+    plain = iter(DataLoader(dataset, batch_size=None, **options))
+    for _ in range(2):  # torch is not quiet about a worker that is terminated before it is one
+        tell("plain", *places(next(plain)))
+    loader = iter(dataset.loader(**options))
+    for _ in range(2):
+        tell("loader", *places(next(loader)))
+    _kept = plain, loader
+
+
+def places(batch: Batch) -> tuple[int, int]:
+    """Return epoch and step."""
+    return batch.meta["epoch"], batch.meta["step"]
 
 
 def catch_interrupt(*, stream: dict[str, Any], socket: str | None) -> None:

@@ -537,12 +537,48 @@ def test_a_data_loader_that_would_batch_batches_is_refused(daemon: FakeDaemon) -
             next(iter(DataLoader(daemon.dataset(), batch_size=batch_size)))
 
 
+def test_batches_that_torch_would_stack_without_a_word_are_refused(daemon: FakeDaemon) -> None:
+    dataset = daemon.dataset(collate_fn=lambda rows: torch.zeros(len(rows)))
+    for batch_size in (1, 8):
+        with pytest.raises(TypeError, match="batch_size=None"):
+            next(iter(DataLoader(dataset, batch_size=batch_size)))
+
+
 @pytest.mark.parametrize("duplicate", [pickle.dumps, copy.copy, copy.deepcopy])
-def test_a_dataset_cannot_be_duplicated(
+def test_a_dataset_of_a_fake_daemon_cannot_be_duplicated(
     daemon: FakeDaemon, duplicate: Callable[[object], object]
 ) -> None:
-    with pytest.raises(TypeError, match="cannot be pickled, so it has no DataLoader workers"):
+    with pytest.raises(TypeError, match="of a FakeDaemon cannot be pickled"):
         duplicate(daemon.dataset())
+
+
+def unpickled(dataset: DaemonDataset) -> DaemonDataset:
+    made = pickle.loads(pickle.dumps(dataset))
+    assert isinstance(made, DaemonDataset)
+    return made
+
+
+@pytest.mark.parametrize("duplicate", [unpickled, copy.copy, copy.deepcopy])
+def test_a_copy_goes_its_own_way_from_the_same_position(
+    daemon: FakeDaemon, duplicate: Callable[[DaemonDataset], DaemonDataset]
+) -> None:
+    dataset = DaemonDataset("/fake", daemon.stream, topology=Topology())
+    dataset._dial = daemon._dial
+    batches = iter(dataset)
+    take(batches, 2)
+    dataset._dial = None
+    copied = duplicate(dataset)
+    dataset._dial = copied._dial = daemon._dial
+    assert copied._board is not dataset._board
+    assert places(copied) == [(1, step) for step in range(5)]
+    assert take(batches, 1) == [(0, 2)]
+
+
+def test_a_copy_settles_the_topology(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a process that is started elsewhere would find there may be something else."""
+    dataset = DaemonDataset("/s", STREAM)
+    join_group(monkeypatch, 1, 2)
+    assert unpickled(dataset)._topology == Topology(1, 2)
 
 
 # ---- the end -------------------------------------------------------------------------------------
