@@ -8,6 +8,7 @@ skips a batch that the training loop has not been given.
 from __future__ import annotations
 
 import os
+import secrets
 import sys
 import threading
 import weakref
@@ -34,7 +35,7 @@ from .protocol import Event, Payload
 from .protocol import messages as m
 from .receiver import CLOSE_S, FIRST_CONNECT_S, Receiver
 from .sources import Stream
-from .topology import Topology, resolve
+from .topology import Siblings, Topology, resolve, siblings
 
 if TYPE_CHECKING:
     import socket as socketlib
@@ -55,6 +56,8 @@ _COPIED: Final = (
     "_collate_fn",
     "_prefetch_batches",
     "_topology",
+    "_is_explicit",
+    "_name",
     "_deadline_s",
 )
 """What a copy of a dataset takes over, beside its position."""
@@ -130,6 +133,10 @@ class DaemonDataset(IterableDataset[Any]):
         self._prefetch_batches = prefetch_batches
         # Settled when the first pass begins, if it was not said.
         self._topology = topology
+        # Whether it was said: then nothing is known of other ranks.
+        self._is_explicit = topology is not None
+        # What this dataset is called in the daemon where it has several feeds.
+        self._name = secrets.token_hex(8)
         self._deadline_s = deadline_s
         # Where the next pass begins if that was said; None: it follows from the last pass.
         self._next: Cursor | Seek | None = Seek(epoch=0)
@@ -403,17 +410,43 @@ class DaemonDataset(IterableDataset[Any]):
         receiver = self._receiver
         if receiver is None or not receiver.is_ours or not continues:
             self._end_feed()
+            self._topology = resolve(self._topology)
+            self._admit(start, 1)
             receiver = self._open_feed(wire_start(start))
         self._make_current(new, start)
         return receiver
 
-    def _begin_elsewhere(self, new: Pass) -> Cursor | Seek:
+    def _begin_elsewhere(self, new: Pass, workers: int) -> Cursor | Seek:
         """Make a pass the current one whose feeds others open; return where it begins."""
         start = self._upcoming()
         self._end_feed()
         self._topology = resolve(self._topology)
+        self._admit(start, workers)
         self._make_current(new, start)
         return start
+
+    def _admit(self, start: Cursor | Seek, workers: int) -> None:
+        """Have the memory of all feeds of this run on this node reserved, or be refused."""
+        members = self._members(workers)
+        if members is None:
+            return
+        topology = resolve(self._topology)
+        self._ask(
+            m.Lookup(
+                stream=self._wire_stream(),
+                rank=topology.rank,
+                world_size=topology.world_size,
+                start=wire_start(start),
+                **members,
+            )
+        )
+
+    def _members(self, workers: int) -> dict[str, Any] | None:
+        """Return what says which feeds get their memory together; None if there is only one."""
+        run = Siblings("", 1) if self._is_explicit else siblings()
+        if run.ranks * workers == 1:
+            return None
+        return {"group": run.name or self._name, "ranks": run.ranks, "workers": workers}
 
     def _make_current(self, new: Pass, start: Cursor | Seek) -> None:
         self._next = self._pass_start = start  # the position until the first batch
@@ -423,7 +456,7 @@ class DaemonDataset(IterableDataset[Any]):
     def _open_feed(
         self, start: dict[str, Any], *, first: int = 0, stride: int = 1, epochs: int | None = None
     ) -> Receiver:
-        """Open a feed, in place of the one before."""
+        """Open a feed, in place of the one before; with a stride, one of as many."""
         self._end_feed()
         self._topology = topology = resolve(self._topology)
         self._receiver = Receiver(
@@ -437,6 +470,7 @@ class DaemonDataset(IterableDataset[Any]):
                 stride=stride,
                 epochs=epochs,
                 prefetch=self._prefetch_batches,
+                **self._members(stride) or {},
             ),
             window=self._prefetch_batches,
             deadline_s=self._deadline_s,

@@ -165,7 +165,7 @@ class _LoaderPass(Pass):
         self._epoch: int | None = None
 
     def _begin(self) -> None:
-        start = self._dataset._begin_elsewhere(self)
+        start = self._dataset._begin_elsewhere(self, self._loader.num_workers)
         assert start.epoch is not None
         self._due = [(start.epoch, 0)]
         if isinstance(start, Cursor):

@@ -15,6 +15,8 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
+
 from . import errors
 from .client import Channel, ConnectionLostError, Retry, UnusableSocketError, raise_error
 from .protocol import Payload, State
@@ -269,16 +271,11 @@ class Receiver:
                 self._num_received_before = self._num_received
                 credit = self._window + self._num_consumed - self._num_received
                 self._num_granted = credit
-            request = m.Open(
-                stream=self._request.stream,
-                rank=self._request.rank,
-                world_size=self._request.world_size,
+            request = msgspec.structs.replace(
+                self._request,
                 start=self._request.start if self._received is None else self._received,
                 first=self._first,
-                stride=self._request.stride,
                 epochs=self._epochs,
-                prefetch=self._request.prefetch,
-                transport=self._request.transport,
                 credit=credit,
                 token="" if self.opened is None else self.opened.token,
             )

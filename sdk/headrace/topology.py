@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -64,6 +64,51 @@ def resolve(explicit: Topology | None = None, environ: Mapping[str, str] | None 
             "topology=Topology(rank, world_size) to say which one counts"
         )
     return from_group or from_env or Topology()
+
+
+def of_group(group: Any) -> Topology:  # noqa: ANN401 - a ProcessGroup, whose module may be absent
+    """Return the topology of this process in a process group of torch.distributed.
+
+    Raises:
+        TopologyError: If it is not in that group.
+    """
+    distributed = sys.modules["torch.distributed"]
+    rank = distributed.get_rank(group)
+    if rank < 0:
+        raise TopologyError(
+            "this process is not in process_group=: give that of its own data ranks"
+        )
+    return Topology(rank, distributed.get_world_size(group))
+
+
+class Siblings(NamedTuple):
+    """The processes of a run on this node."""
+
+    name: str
+    """The same in all of them and in no other run; empty where nothing tells."""
+
+    ranks: int
+    """How many there are, this one included."""
+
+
+def siblings(environ: Mapping[str, str] | None = None) -> Siblings:
+    """Return what torchrun says of the ranks on this node; without it, this process is alone.
+
+    Raises:
+        TopologyError: If LOCAL_WORLD_SIZE is not a number.
+    """
+    environ = os.environ if environ is None else environ
+    text = environ.get("LOCAL_WORLD_SIZE", "")
+    if not text:
+        return Siblings("", 1)
+    try:
+        ranks = int(text)
+    except ValueError:
+        raise TopologyError(
+            f"the environment has LOCAL_WORLD_SIZE={text!r}: it must be an integer"
+        ) from None
+    names = ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "MASTER_ADDR", "MASTER_PORT")
+    return Siblings("/".join(environ.get(name, "") for name in names), max(1, ranks))
 
 
 def _from_environ(environ: Mapping[str, str]) -> Topology | None:

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from headrace.errors import TopologyError
-from headrace.topology import Topology, resolve
+from headrace.topology import Siblings, Topology, resolve, siblings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -144,3 +144,23 @@ def test_variables_that_are_no_integers_are_shown(texts: tuple[str, str]) -> Non
 def test_variables_out_of_range_are_refused() -> None:
     with pytest.raises(TopologyError, match=r"rank=8 is out of range: .* 0\.\.7"):
         resolve(environ={"RANK": "8", "WORLD_SIZE": "8"})
+
+
+# --- The ranks of a node --------------------------------------------------------------------------
+
+
+def test_torchrun_says_who_else_is_on_the_node() -> None:
+    environ = {
+        "LOCAL_WORLD_SIZE": "4",
+        "TORCHELASTIC_RUN_ID": "job",
+        "TORCHELASTIC_RESTART_COUNT": "1",
+        "MASTER_ADDR": "node0",
+        "MASTER_PORT": "29500",
+    }
+    assert siblings(environ) == Siblings("job/1/node0/29500", 4)
+    assert siblings({}) == Siblings("", 1)
+
+
+def test_a_number_of_ranks_that_is_none_is_named() -> None:
+    with pytest.raises(TopologyError, match="LOCAL_WORLD_SIZE='four': it must be an integer"):
+        siblings({"LOCAL_WORLD_SIZE": "four"})

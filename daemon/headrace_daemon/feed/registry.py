@@ -18,6 +18,7 @@ from headrace.topology import Topology
 
 from ..assemble.slots import MIN_SLOTS, SlotPool
 from .feed import Feed
+from .groups import Group, Groups
 from .planner import Planner
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     from headrace.protocol import messages as m
 
-    from ..fetch.budget import Budget
+    from ..fetch.budget import Account, Budget
     from ..fetch.fetcher import Fetcher
     from .streams import BoundStream, Streams
 
@@ -40,6 +41,13 @@ MAX_PREFETCH = 4096
 """Batches that a feed may aim to hold ready."""
 
 
+MAX_MEMBERS = 1 << 16
+"""Ranks on one node, and workers of one of them."""
+
+MAX_GROUP_NAME = 256
+"""Characters of the name of a group."""
+
+
 @dataclass(slots=True, eq=False)
 class OpenFeed:
     """A feed and what its client needs to know of it."""
@@ -47,6 +55,8 @@ class OpenFeed:
     token: str
     stream: BoundStream
     feed: Feed
+    # The run that the feed is a part of; None for one that stands alone.
+    group: Group | None = None
     # Ends the grace time; None while a client is attached.
     grace: asyncio.TimerHandle | None = None
     # Closes what watches the process of a parked feed's client.
@@ -86,6 +96,7 @@ class FeedRegistry:
         self._executor = executor
         self.grace_s = grace_s
         """How long a feed waits that is parked from now on, seconds."""
+        self._groups = Groups(budget, grace_s)
         self._feeds: dict[str, OpenFeed] = {}
         # Owns the tasks of all feeds; None outside of the context.
         self._tasks: asyncio.TaskGroup | None = None
@@ -112,6 +123,7 @@ class FeedRegistry:
             for entry in self.feeds:
                 await self.close(entry)
         finally:
+            self._groups.close()
             # Whatever ended the context: the group waits for what is being closed, and does not
             # cancel it.
             await self._tasks.__aexit__(None, None, None)
@@ -128,6 +140,7 @@ class FeedRegistry:
             HeadraceError: If stream, position, topology or memory do not allow it.
         """
         _check(request)
+        check_group(request)
         parked = self._feeds.get(request.token) if request.token else None
         if parked is not None:
             if parked.grace is None:
@@ -155,8 +168,9 @@ class FeedRegistry:
             )
             slot_bytes = await self._slot_bytes(stream)
             if parked is None:
-                pool = await self._reserve(stream, slot_bytes, request.prefetch)
+                pool, group = await self._reserve(stream, slot_bytes, request)
             else:
+                group = parked.group
                 # The same memory goes on serving the same client.
                 await parked.feed.stop()
                 pool = parked.feed.pool
@@ -165,7 +179,41 @@ class FeedRegistry:
             if parked is not None:
                 self.close_soon(parked)
             raise
-        return self._start(stream, planner, pool, token=parked.token if parked else None)
+        token = parked.token if parked else secrets.token_hex(16)
+        return self._start(OpenFeed(token, stream, self._make(stream, planner, pool), group))
+
+    async def admit(self, request: m.Open | m.Lookup, stream: BoundStream) -> Group:
+        """Reserve the memory of the group that a request names.
+
+        Raises:
+            HeadraceError: If it does not fit, or a batch is too large.
+        """
+        await self._slot_bytes(stream)
+        share_bytes = MIN_SLOTS * await asyncio.get_running_loop().run_in_executor(
+            self._executor,
+            self._streams.largest_slot_bytes,
+            stream,
+            stream.cursor.epoch,
+            stream.cursor.position,
+        )
+        ranks, workers = request.ranks, request.workers
+        num_members = ranks * workers
+        bound = stream.bound
+        world_size = stream.topology.world_size
+        label = stream.name or stream.stream.source.uri
+        return await self._groups.admit(
+            (request.group, ranks, workers, label, bound.digest, bound.manifest, world_size),
+            num_members=num_members,
+            share_bytes=share_bytes,
+            name=f"group {label}",
+            need=(
+                f"a run over {label} with {ranks} rank(s) × {workers} worker(s) on this node has "
+                f"{num_members} feed(s) of {MIN_SLOTS} slots of {share_bytes // MIN_SLOTS} bytes "
+                f"(the largest batch, {stream.samples_per_batch} samples, of epoch "
+                f"{stream.cursor.epoch}) and needs {num_members * share_bytes} bytes; fewer "
+                "workers need less"
+            ),
+        )
 
     async def _slot_bytes(self, stream: BoundStream) -> int:
         num_samples = stream.samples_per_batch
@@ -188,31 +236,37 @@ class FeedRegistry:
             )
         return slot_bytes
 
-    async def _reserve(self, stream: BoundStream, slot_bytes: int, prefetch: int) -> SlotPool:
-        """Return a pool with its memory reserved."""
+    async def _reserve(
+        self, stream: BoundStream, slot_bytes: int, request: m.Open
+    ) -> tuple[SlotPool, Group | None]:
+        """Return a pool with its memory reserved, and the group that it is from."""
         # The budget may ask to shed as soon as the account is there; the pool comes after it.
         pools: list[SlotPool] = []
-        account = await self._budget.open(
-            _name(stream),
-            MIN_SLOTS * slot_bytes,
-            shed=lambda: pools[0].on_shed() if pools else None,
-            need=_need(stream, slot_bytes),
-        )
+        name, need, guarantee = _name(stream), _need(stream, slot_bytes), MIN_SLOTS * slot_bytes
+
+        def shed() -> None:
+            if pools:
+                pools[0].on_shed()
+
+        group = await self.admit(request, stream) if request.group else None
+        account: Account | None = None
+        if group is not None:
+            account = self._groups.take(group, guarantee, name=name, shed=shed, need=need)
+            group = None if account is None else group
+        if account is None:
+            account = await self._budget.open(name, guarantee, shed=shed, need=need)
         pool = SlotPool(
             self._budget,
             account,
             slot_bytes=slot_bytes,
-            max_slots=max(MIN_SLOTS, prefetch + 1),
+            max_slots=max(MIN_SLOTS, request.prefetch + 1),
         )
         pools.append(pool)
-        return pool
+        return pool, group
 
-    def _start(
-        self, stream: BoundStream, planner: Planner, pool: SlotPool, *, token: str | None
-    ) -> OpenFeed:
-        name = _name(stream)
+    def _make(self, stream: BoundStream, planner: Planner, pool: SlotPool) -> Feed:
         feed = Feed(
-            name=name,
+            name=_name(stream),
             source=stream.source,
             planner=planner,
             pool=pool,
@@ -221,17 +275,20 @@ class FeedRegistry:
             size_slots=lambda epoch: self._streams.slot_bytes(stream, epoch, 0),
         )
         pool.on_shed = feed.shed
-        entry = OpenFeed(token or secrets.token_hex(16), stream, feed)
+        return feed
+
+    def _start(self, entry: OpenFeed) -> OpenFeed:
+        feed, cursor = entry.feed, entry.stream.cursor
         self._feeds[entry.token] = entry
         assert self._tasks is not None, "the registry is not running"
-        self._tasks.create_task(feed.run(), name=f"feed {name}")
+        self._tasks.create_task(feed.run(), name=f"feed {feed.name}")
         logger.info(
             "feed opened feed=%s epoch=%d step=%d slot_bytes=%d slots=%d",
-            name,
-            stream.cursor.epoch,
-            stream.cursor.step,
-            pool.slot_bytes,
-            pool.max_slots,
+            feed.name,
+            cursor.epoch,
+            cursor.step,
+            feed.pool.slot_bytes,
+            feed.pool.max_slots,
         )
         return entry
 
@@ -254,6 +311,8 @@ class FeedRegistry:
         del self._feeds[entry.token]
         entry.unpark()
         entry.feed.pool.retire()
+        if entry.group is not None:
+            self._groups.give_back(entry.group)
         assert self._tasks is not None, "the registry is not running"
         return self._tasks.create_task(self._take_back(entry), name=f"close {entry.feed.name}")
 
@@ -309,4 +368,19 @@ def _check(request: m.Open) -> None:
     if request.stride > 1 and request.epochs not in (None, 1):
         raise PlanError(
             f"epochs={request.epochs} with stride={request.stride}: a part is one epoch"
+        )
+
+
+def check_group(request: m.Open | m.Lookup) -> None:
+    """Refuse numbers of a group that are out of range.
+
+    Raises:
+        PlanError: If they are.
+    """
+    for name, value in (("ranks", request.ranks), ("workers", request.workers)):
+        if not 1 <= value <= MAX_MEMBERS:
+            raise PlanError(f"{name}={value} is out of range: it must be in 1..{MAX_MEMBERS}")
+    if len(request.group) > MAX_GROUP_NAME:
+        raise PlanError(
+            f"group has {len(request.group)} characters, above the limit of {MAX_GROUP_NAME}"
         )

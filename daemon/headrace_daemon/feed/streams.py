@@ -21,6 +21,7 @@ from headrace.plans.engine import (
     settle,
 )
 from headrace.sources import Objects, Stream
+from headrace.topology import Topology
 
 from ..assemble.layout import padded
 from ..errors import TrustError
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
     from headrace.plans.order import Indices
     from headrace.sources import Source
-    from headrace.topology import Topology
 
     from ..settings import Settings
     from ..source.catalog import Catalog, OpenSource
@@ -144,6 +144,21 @@ class Streams:
             self._sizes[key] = largest
             while len(self._sizes) > _MAX_SIZES:
                 self._sizes.popitem(last=False)
+        return largest
+
+    def largest_slot_bytes(self, stream: BoundStream, epoch: int, position: int) -> int:
+        """Return the largest payload that any rank meets; as `slot_bytes`, which is for one."""
+        world_size = stream.topology.world_size
+        key = (stream.bound.digest, stream.bound.manifest, world_size, epoch, position)
+        with self._sizes_lock:
+            if key in self._sizes:
+                return self._sizes[key]
+        largest = max(
+            self.slot_bytes(stream._replace(topology=Topology(rank, world_size)), epoch, position)
+            for rank in range(world_size)
+        )
+        with self._sizes_lock:
+            self._sizes[key] = largest
         return largest
 
     def _resolve(self, wanted: str | dict[str, Any]) -> tuple[str, Stream]:

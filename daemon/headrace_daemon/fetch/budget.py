@@ -24,11 +24,13 @@ memory that a read or a socket is using at that moment."""
 class Account:
     """What one holder is promised and what it holds, in bytes."""
 
-    __slots__ = ("guarantee", "held", "name", "shed", "step", "waiting")
+    __slots__ = ("guarantee", "held", "name", "num_feeds", "shed", "step", "waiting")
 
     def __init__(self, name: str, shed: Callable[[], None]) -> None:
         self.name = name
         self.guarantee = 0
+        # Feeds that the guarantee is for, for messages.
+        self.num_feeds = 1
         self.held = 0
         # The step that the holder wants memory for next: lower is more urgent.
         self.step = 0
@@ -117,12 +119,51 @@ class Budget:
             self._wake()  # surplus is handed out again, and other openings must look anew
         return account
 
+    def split(
+        self,
+        source: Account,
+        share: int,
+        guarantee: int,
+        *,
+        name: str,
+        shed: Callable[[], None],
+        need: str,
+    ) -> Account:
+        """Open an account with a guarantee that takes the place of a part of another one.
+
+        Args:
+            source: Holds nothing; its guarantee is reduced.
+            share: Bytes to take from it.
+            guarantee: Bytes that the new account can always hold.
+            name: For messages.
+            shed: Called when others need the surplus of the new account.
+            need: How the guarantee comes about, for the refusal.
+
+        Raises:
+            BudgetError: If more than the share is needed and there is not so much; then nothing
+                has changed.
+        """
+        source.guarantee -= share
+        try:
+            self._admit(guarantee, need)
+        except BudgetError:
+            source.guarantee += share
+            raise
+        account = Account(name, shed)
+        account.guarantee = guarantee
+        self._accounts.append(account)
+        if self._charged() > self.total_bytes:
+            self._shed()
+        self._wake()
+        return account
+
     def _admit(self, guarantee: int, need: str) -> None:
         promised = self.guaranteed_bytes
         if promised + guarantee > self.total_bytes:
+            num_feeds = sum(account.num_feeds for account in self._accounts)
             raise BudgetError(
                 f"{need}; the budget is {self.total_bytes} bytes ([daemon] memory), of which "
-                f"{promised} are promised to {len(self._accounts)} open feed(s) and "
+                f"{promised} are promised to {num_feeds} open feed(s) and "
                 f"{self.total_bytes - promised} are left: raise memory to at least "
                 f"{promised + guarantee} bytes, or use a smaller batch",
                 retryable=guarantee <= self.total_bytes,  # or no end of other feeds would help

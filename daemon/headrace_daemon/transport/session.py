@@ -30,6 +30,7 @@ from ..assemble.slots import Slot
 from ..errors import to_message
 from ..feed.feed import ReadyBatch
 from ..feed.planner import EpochEdge, Finish
+from ..feed.registry import check_group
 from ..source.reader import requests_of
 from .peer import DeathWatch
 
@@ -318,6 +319,9 @@ class Session:
         stream = await self._streams.bind(
             request.stream, topology, request.start, progress=self._progress("listing")
         )
+        if request.group:
+            check_group(request)
+            await self._registry.admit(request, stream)
         manifest = stream.source.manifest
         indices = _indices(request.indices, len(manifest))
         return m.Entries(

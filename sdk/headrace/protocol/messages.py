@@ -74,6 +74,15 @@ class Open(_Message, frozen=True, kw_only=True, tag="open"):
     token: str = ""
     """Token of a feed of this process that lost its connection, to be taken up again."""
 
+    group: str = ""
+    """What all feeds of a run on this node name: their memory is reserved together; empty: none."""
+
+    ranks: int = 1
+    """Ranks of the group on this node."""
+
+    workers: int = 1
+    """Feeds of the group for each of its ranks."""
+
 
 class Credit(_Message, frozen=True, kw_only=True, tag="credit"):
     """Allow more batches: the total granted since the feed was opened, never less than before."""
@@ -124,6 +133,15 @@ class Lookup(_Message, frozen=True, kw_only=True, tag="lookup"):
 
     indices: tuple[int, ...] = ()
     """Samples whose names and sizes are wanted."""
+
+    group: str = ""
+    """As in `Open`: the memory of the group is reserved, for feeds that are opened soon."""
+
+    ranks: int = 1
+    """As in `Open`."""
+
+    workers: int = 1
+    """As in `Open`."""
 
 
 class Read(_Message, frozen=True, kw_only=True, tag="read"):

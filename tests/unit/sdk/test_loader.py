@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
-from headrace import errors
+from headrace import DaemonDataset, Topology, errors
 from headrace.batch import Batch
 from headrace.loader import Loader, _LoaderPass, _Parcel
-from headrace.plans import Cursor
+from headrace.plans import Cursor, Sequential
+from tests.support.app import AppThread
 from tests.support.fakes import fake, places
+from tests.support.files import stream_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from headrace.testing import FakeDaemon
 
@@ -91,7 +96,7 @@ class Scripted(_LoaderPass):
         self._sent = sent
 
     def _begin(self) -> None:
-        self._dataset._begin_elsewhere(self)
+        self._dataset._begin_elsewhere(self, 2)
         self._due = [(0, 0)]
         self._parcels = iter(
             _Parcel(
@@ -141,3 +146,45 @@ def test_close_and_seek_end_the_workers(daemon: FakeDaemon) -> None:
         with pytest.raises(errors.FeedError, match="this pass was ended"):
             next(batches)
     assert torch.utils.data.get_worker_info() is None
+
+
+# ---- memory --------------------------------------------------------------------------------------
+
+
+def test_the_feeds_of_a_run_name_their_group(
+    daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("RANK", "1"), ("WORLD_SIZE", "4"), ("LOCAL_WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    next(iter(daemon.dataset()))
+    assert (daemon.opened[-1].ranks, daemon.opened[-1].workers) == (2, 1)
+    assert daemon.opened[-1].group != ""
+    next(iter(daemon.dataset(topology=Topology(0, 4))))
+    assert daemon.opened[-1].group == "", "it stands alone: nothing says what others there are"
+
+
+@pytest.fixture
+def roomy(tmp_path: Path) -> Iterator[DaemonDataset]:
+    """Return a dataset for one feed of which there is memory, two slots of 20 KiB, and not two."""
+    for number in range(40):
+        (tmp_path / f"{number}.bin").write_bytes(bytes(1024))
+    with AppThread(memory="64KiB") as app:
+        dataset = DaemonDataset(app.socket, stream_of(tmp_path, Sequential(batch_size=20)))
+        yield dataset
+        dataset.close()
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_a_run_that_does_not_fit_is_refused_before_workers_are_started(
+    roomy: DaemonDataset,
+) -> None:
+    with pytest.raises(errors.BudgetError, match=r"1 rank\(s\) × 16 worker\(s\) .* 16 feed"):
+        next(iter(roomy.loader(16)))
+    assert multiprocessing.active_children() == []
+    assert len(list(roomy)) == 2, "without workers it fits"
+
+
+def test_plain_workers_that_do_not_fit_are_refused_by_the_product(roomy: DaemonDataset) -> None:
+    loader = DataLoader(roomy, batch_size=None, num_workers=2, multiprocessing_context="fork")
+    with pytest.raises(errors.BudgetError, match=r"1 rank\(s\) × 2 worker\(s\) .* 2 feed"):
+        next(iter(loader))
