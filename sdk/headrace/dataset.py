@@ -33,9 +33,10 @@ from .plans.cursor import Cursor, Seek
 from .private import PrivateDaemon
 from .protocol import Event, Payload
 from .protocol import messages as m
+from .ranks import Facts, compare, meeting
 from .receiver import CLOSE_S, FIRST_CONNECT_S, Receiver
 from .sources import Stream
-from .topology import Siblings, Topology, resolve, siblings
+from .topology import Siblings, Topology, check_sources, resolve, siblings
 
 if TYPE_CHECKING:
     import socket as socketlib
@@ -59,6 +60,7 @@ _COPIED: Final = (
     "_is_explicit",
     "_name",
     "_deadline_s",
+    "_check_ranks",
 )
 """What a copy of a dataset takes over, beside its position."""
 
@@ -84,8 +86,14 @@ class DaemonDataset(IterableDataset[Any]):
         collate_fn: Called with the list of a batch's transformed samples; the loop gets what it
             returns.
         prefetch_batches: Batches to keep ready in this process, and as many in the daemon.
-        topology: Rank and world size; by default those of torch.distributed or torchrun.
-        deadline_s: How long a daemon that went away may stay away before iterating raises.
+        topology: Rank and world size; by default those of torch.distributed or torchrun, which
+            are asked when the first pass begins.
+        process_group: The process group whose ranks share the data, if that is not all of them.
+        mesh: The same as a device mesh of one dimension, ``mesh["dp"]`` for example.
+        deadline_s: How long a daemon that went away may stay away before iterating raises, and how
+            long ranks wait for each other before the first batch.
+        check_ranks: Whether the ranks of torch.distributed compare plan, data and position before
+            the first batch, and again after a state was loaded; never with `topology`.
 
     Raises:
         PlanError: If an argument is out of range or of the wrong kind.
@@ -101,7 +109,10 @@ class DaemonDataset(IterableDataset[Any]):
         collate_fn: Callable[[list[Any]], Any] | None = None,
         prefetch_batches: int = 4,
         topology: Topology | None = None,
+        process_group: Any = None,  # noqa: ANN401 - a ProcessGroup
+        mesh: Any = None,  # noqa: ANN401 - a DeviceMesh
         deadline_s: float = 300.0,
+        check_ranks: bool = True,
     ) -> None:
         if socket is not None and not isinstance(socket, str | os.PathLike):
             raise errors.PlanError(
@@ -117,8 +128,7 @@ class DaemonDataset(IterableDataset[Any]):
                 f"stream={stream!r} is no stream: give Stream(source, plan), the name of a "
                 "configured one, or nothing for the default one"
             )
-        if topology is not None and not isinstance(topology, Topology):
-            raise errors.PlanError(f"topology={topology!r}: give Topology(rank, world_size)")
+        check_sources(topology, process_group, mesh)
         for name, function in (("transform", transform), ("collate_fn", collate_fn)):
             if function is not None and not callable(function):
                 raise errors.PlanError(f"{name}={function!r} cannot be called: give a function")
@@ -135,6 +145,10 @@ class DaemonDataset(IterableDataset[Any]):
         self._topology = topology
         # Whether it was said: then nothing is known of other ranks.
         self._is_explicit = topology is not None
+        # What says it otherwise; a copy has neither, but what they said.
+        self._process_group, self._mesh = process_group, mesh
+        # Whether ranks have to compare where they begin, and have done so since the last jump.
+        self._check_ranks, self._is_compared = check_ranks, False
         # What this dataset is called in the daemon where it has several feeds.
         self._name = secrets.token_hex(8)
         self._deadline_s = deadline_s
@@ -365,6 +379,7 @@ class DaemonDataset(IterableDataset[Any]):
             )
         self._end_pass()
         self._next = where
+        self._is_compared = False
         self._board.put(wire_start(where))
 
     def _upcoming(self) -> Cursor | Seek:
@@ -410,8 +425,9 @@ class DaemonDataset(IterableDataset[Any]):
         receiver = self._receiver
         if receiver is None or not receiver.is_ours or not continues:
             self._end_feed()
-            self._topology = resolve(self._topology)
+            self._topology = self._resolve()
             self._admit(start, 1)
+            self._compare(start)
             receiver = self._open_feed(wire_start(start))
         self._make_current(new, start)
         return receiver
@@ -420,17 +436,40 @@ class DaemonDataset(IterableDataset[Any]):
         """Make a pass the current one whose feeds others open; return where it begins."""
         start = self._upcoming()
         self._end_feed()
-        self._topology = resolve(self._topology)
+        self._topology = self._resolve()
         self._admit(start, workers)
+        self._compare(start)
         self._make_current(new, start)
         return start
+
+    def _resolve(self) -> Topology:
+        return resolve(self._topology, process_group=self._process_group, mesh=self._mesh)
+
+    def _compare(self, start: Cursor | Seek) -> None:
+        """See that all ranks are about to read the same, unless they did since the last jump."""
+        is_main = threading.current_thread() is threading.main_thread()
+        if self._is_compared or self._is_explicit or not self._check_ranks or not is_main:
+            return
+        met = meeting(self._process_group if self._mesh is None else self._mesh.get_group())
+        if met is not None:
+            entries = self._describe(start)
+            facts = Facts(
+                stream=_label(entries.stream, self._stream),
+                world_size=self._resolve().world_size,
+                plan=entries.plan,
+                manifest=entries.manifest,
+                length=entries.length,
+                **{name: entries.cursor[name] for name in ("epoch", "step", "position")},
+            )
+            compare(met, facts, entries.blocks, deadline_s=self._deadline_s)
+        self._is_compared = True
 
     def _admit(self, start: Cursor | Seek, workers: int) -> None:
         """Have the memory of all feeds of this run on this node reserved, or be refused."""
         members = self._members(workers)
         if members is None:
             return
-        topology = resolve(self._topology)
+        topology = self._resolve()
         self._ask(
             m.Lookup(
                 stream=self._wire_stream(),
@@ -458,7 +497,7 @@ class DaemonDataset(IterableDataset[Any]):
     ) -> Receiver:
         """Open a feed, in place of the one before; with a stride, one of as many."""
         self._end_feed()
-        self._topology = topology = resolve(self._topology)
+        self._topology = topology = self._resolve()
         self._receiver = Receiver(
             self._connector(),
             m.Open(
@@ -534,7 +573,7 @@ class DaemonDataset(IterableDataset[Any]):
     def _describe(self, where: Cursor | Seek, indices: tuple[int, ...] = ()) -> m.Entries:
         """Return what the daemon knows of a position, and of some samples."""
         # Not kept: the process group may be made later than the first question.
-        topology = resolve(self._topology)
+        topology = self._resolve()
         if not indices and self._known is not None and self._known[:2] == (where, topology):
             return self._known[2]
         answer = self._ask(
@@ -600,7 +639,7 @@ class DaemonDataset(IterableDataset[Any]):
                 "the dataset of a FakeDaemon cannot be pickled: its daemon is in this process; use "
                 "DataLoader workers that are forked"
             )
-        self._topology = resolve(self._topology)
+        self._topology = self._resolve()
         state = {name: vars(self)[name] for name in _COPIED}
         worked = self._worked()
         state["_next"] = self._upcoming() if worked is None else _position(worked.next)
@@ -612,13 +651,15 @@ class DaemonDataset(IterableDataset[Any]):
         board: Board | None = state.pop("_board")
         self.__dict__.update(state)
         self._board = board or Board(wire_start(state["_next"]))
+        self._process_group = self._mesh = None  # `_topology` has what they said
+        self._is_compared = False
         self._forget()
 
     # ---- in a DataLoader worker --------------------------------------------------------------
 
     def _part_state(self) -> dict[str, Any]:
         """Return where this worker stands in its part; before the first batch, where it begins."""
-        world_size = resolve(self._topology).world_size
+        world_size = self._resolve().world_size
         if self._restored is not None:
             return dict(msgspec.to_builtins(self._restored))
         part = self._part() if self._part is not None else None
@@ -637,7 +678,7 @@ class DaemonDataset(IterableDataset[Any]):
     def _restore_part(self, state: dict[str, Any]) -> None:
         """Make the next pass of this worker continue where its state was taken."""
         mine = ticket()
-        self._restored = read_part_state(state, mine, resolve(self._topology).world_size)
+        self._restored = read_part_state(state, mine, self._resolve().world_size)
         self._board.restore(mine, self._restored.start)
         self._is_new = False
 
@@ -706,6 +747,13 @@ def wire_start(where: Cursor | Seek) -> dict[str, Any]:
         return where.to_state()
     named = {name: value for name, value in msgspec.to_builtins(where).items() if value is not None}
     return {"seek": named}
+
+
+def _label(stream: dict[str, Any], wanted: Stream | str | None) -> str:
+    """Return what a message calls a stream."""
+    plan, uri = stream["plan"], stream["source"]["uri"]
+    name = f"{wanted!r}: " if isinstance(wanted, str) else ""
+    return f"{name}{plan.get('type', 'a plan')} over {uri}"
 
 
 def _position(start: dict[str, Any]) -> Cursor | Seek:

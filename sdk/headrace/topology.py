@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from .checks import check_integer
-from .errors import TopologyError
+from .errors import PlanError, TopologyError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,23 +38,60 @@ class Topology(msgspec.Struct, frozen=True):
         check_integer("rank", self.rank, 0, self.world_size, TopologyError)
 
 
-def resolve(explicit: Topology | None = None, environ: Mapping[str, str] | None = None) -> Topology:
+def check_sources(topology: object, process_group: object, mesh: object) -> None:
+    """Refuse what a caller gave to `resolve`, before anything is asked of it.
+
+    Raises:
+        PlanError: If more than one is given, or one is of the wrong kind.
+    """
+    said = {"topology": topology, "process_group": process_group, "mesh": mesh}
+    given = [name for name, value in said.items() if value is not None]
+    if len(given) > 1:
+        raise PlanError(
+            f"{' and '.join(f'{name}=' for name in given)} say the same in different ways: give "
+            "one of them"
+        )
+    if topology is not None and not isinstance(topology, Topology):
+        raise PlanError(f"topology={topology!r}: give Topology(rank, world_size)")
+    if process_group is not None and not hasattr(process_group, "group_name"):
+        raise PlanError(
+            f"process_group={process_group!r} is no process group of torch.distributed (new_group "
+            "returns a number to processes that are not in it)"
+        )
+    if mesh is not None and not hasattr(mesh, "mesh_dim_names"):
+        raise PlanError(f"mesh={mesh!r} is no DeviceMesh of torch.distributed")
+
+
+def resolve(
+    explicit: Topology | None = None,
+    environ: Mapping[str, str] | None = None,
+    *,
+    process_group: Any = None,  # noqa: ANN401 - a ProcessGroup, whose module may be absent
+    mesh: Any = None,  # noqa: ANN401 - a DeviceMesh, likewise
+) -> Topology:
     """Return the topology of this process.
 
-    An explicit one wins.  Otherwise ``torch.distributed`` is asked if this process has
-    initialised it, then the variables ``RANK`` and ``WORLD_SIZE`` that torchrun sets; without
-    either, the process is alone.
+    An explicit one wins, then a process group or a mesh.  Otherwise ``torch.distributed`` is asked
+    if this process has initialised it, then the variables ``RANK`` and ``WORLD_SIZE`` that torchrun
+    sets; without either, the process is alone.
 
     Args:
         explicit: What the caller passed, if anything.
         environ: The environment to read; the process's own by default.
+        process_group: The ranks that share the data.
+        mesh: The same as a mesh of one dimension.
 
     Raises:
-        TopologyError: If the variables are malformed, only one of them is set, or they
+        TopologyError: If the process is not in the group, the mesh has several dimensions, the
+            variables are malformed, only one of them is set, or they
             contradict torch.distributed.
     """
     if explicit is not None:
         return explicit
+    if process_group is not None:
+        return of_group(process_group)
+    if mesh is not None:
+        return of_mesh(mesh)
     from_env = _from_environ(os.environ if environ is None else environ)
     from_group = _from_process_group()
     if from_env is not None and from_group is not None and from_env != from_group:
@@ -79,6 +116,21 @@ def of_group(group: Any) -> Topology:  # noqa: ANN401 - a ProcessGroup, whose mo
             "this process is not in process_group=: give that of its own data ranks"
         )
     return Topology(rank, distributed.get_world_size(group))
+
+
+def of_mesh(mesh: Any) -> Topology:  # noqa: ANN401 - a DeviceMesh, whose module may be absent
+    """Return the topology of this process in a device mesh of one dimension.
+
+    Raises:
+        TopologyError: If the mesh has several dimensions, or this process is not in it.
+    """
+    if mesh.ndim != 1:
+        names = ", ".join(mesh.mesh_dim_names or ("without names",))
+        raise TopologyError(
+            f"mesh= has {mesh.ndim} dimensions ({names}): give the one over which data is split, "
+            "mesh['dp'] for example; ranks along the others then get the same batches"
+        )
+    return of_group(mesh.get_group())
 
 
 class Siblings(NamedTuple):

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
 from torch.utils.data import DataLoader
 
 from headrace import DaemonDataset, Stream, Topology
@@ -48,24 +50,70 @@ def train(
     *,
     stream: dict[str, Any],
     socket: str | None,
+    rank: int = 0,
+    world_size: int = 1,
     ledger: str,
     state: str,
     epochs: int,
-    rank: int = 0,
-    world_size: int = 1,
     waits: bool = False,
+    workers: int = 0,
     **options: Any,  # noqa: ANN401 - of any type
 ) -> None:
     """Train up to an epoch, from the saved state on if there is one; save after each step."""
     topology = Topology(rank, world_size)
     dataset = dataset_of(stream, socket, topology=topology, **options)
+    _train(dataset, topology, ledger, state, epochs, waits=waits, workers=workers)
+
+
+def train_in_group(
+    *,
+    stream: dict[str, Any],
+    socket: str,
+    rank: int,
+    world_size: int,
+    rendezvous: str = "",
+    replicas: int = 1,
+    ledger: str,
+    state: str,
+    epochs: int,
+    waits: bool = False,
+    workers: int = 0,
+    **options: Any,  # noqa: ANN401 - of any type
+) -> None:
+    """Do the same as one of the processes of torch.distributed, some of them with the same data."""
+    dist.init_process_group(
+        "gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=world_size
+    )
+    topology = Topology(rank // replicas, world_size // replicas)
+    if replicas > 1:
+        shape, names = (topology.world_size, replicas), ("dp", "tp")
+        options["mesh"] = init_device_mesh("cpu", shape, mesh_dim_names=names)["dp"]
+    dataset = dataset_of(stream, socket, **options)
+    try:
+        _train(dataset, topology, ledger, state, epochs, waits=waits, workers=workers)
+    except HeadraceError as error:
+        tell(type(error).__name__, error)
+    dist.destroy_process_group()
+
+
+def _train(
+    dataset: DaemonDataset,
+    topology: Topology,
+    ledger: str,
+    state: str,
+    epochs: int,
+    *,
+    waits: bool,
+    workers: int,
+) -> None:
     record, saved = Ledger(Path(ledger)), Path(state)
     if saved.exists():
         dataset.load_state_dict(json.loads(saved.read_text()))
         record.cut(dataset.state_dict())
+    loader = dataset.loader(workers) if workers else dataset
     tell("begins")
     while dataset.state_dict()["epoch"] < epochs:
-        for batch in dataset:
+        for batch in loader:
             if waits:
                 listen()
             check(batch)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from headrace.errors import TopologyError
-from headrace.topology import Siblings, Topology, resolve, siblings
+from headrace.errors import PlanError, TopologyError
+from headrace.topology import Siblings, Topology, check_sources, resolve, siblings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,8 +25,8 @@ def fake_group(
     group = SimpleNamespace(
         is_available=lambda: is_available,
         is_initialized=lambda: is_initialized,
-        get_rank=lambda: rank,
-        get_world_size=lambda: world_size,
+        get_rank=lambda group=None: rank,
+        get_world_size=lambda group=None: world_size,
     )
     monkeypatch.setitem(sys.modules, "torch.distributed", group)
 
@@ -164,3 +164,46 @@ def test_torchrun_says_who_else_is_on_the_node() -> None:
 def test_a_number_of_ranks_that_is_none_is_named() -> None:
     with pytest.raises(TopologyError, match="LOCAL_WORLD_SIZE='four': it must be an integer"):
         siblings({"LOCAL_WORLD_SIZE": "four"})
+
+
+# --- Groups and meshes ----------------------------------------------------------------------------
+
+
+class Group:
+    """A process group, as far as it is looked at."""
+
+    group_name = "dp"
+
+
+def test_a_group_wins_over_the_environment_and_the_world(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_group(monkeypatch, 1, 2)
+    environ = {"RANK": "5", "WORLD_SIZE": "8"}
+    assert resolve(environ=environ, process_group=Group()) == Topology(1, 2)
+    mesh = SimpleNamespace(ndim=1, mesh_dim_names=("dp",), get_group=Group)
+    assert resolve(environ=environ, mesh=mesh) == Topology(1, 2)
+
+
+def test_a_process_outside_of_the_group_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_group(monkeypatch, -1, -1)
+    with pytest.raises(TopologyError, match="this process is not in process_group="):
+        resolve(environ={}, process_group=Group())
+
+
+def test_a_mesh_of_several_dimensions_is_refused() -> None:
+    mesh = SimpleNamespace(ndim=2, mesh_dim_names=("dp", "tp"))
+    with pytest.raises(TopologyError, match=r"mesh= has 2 dimensions \(dp, tp\): .* mesh\['dp'\]"):
+        resolve(environ={}, mesh=mesh)
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ((Topology(), Group(), None), "topology= and process_group= say the same in different way"),
+        ((None, -100, None), "process_group=-100 is no process group .*not in it"),
+        ((None, None, 3), "mesh=3 is no DeviceMesh"),
+        (((0, 1), None, None), r"topology=\(0, 1\): give Topology"),
+    ],
+)
+def test_what_says_no_topology_is_refused(said: tuple[Any, Any, Any], words: str) -> None:
+    with pytest.raises(PlanError, match=words):
+        check_sources(*said)

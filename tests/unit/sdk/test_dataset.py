@@ -301,6 +301,8 @@ def join_group(monkeypatch: pytest.MonkeyPatch, rank: int, world_size: int) -> N
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_rank", lambda: rank)
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: world_size)
+    monkeypatch.setattr(torch.distributed.group, "WORLD", object())
+    monkeypatch.setattr(torch.distributed, "get_process_group_ranks", lambda group: [rank])
 
 
 def test_topologies_that_contradict_each_other_are_refused(
