@@ -18,14 +18,12 @@ import fcntl
 import multiprocessing
 import os
 import threading
-import weakref
-from multiprocessing import reduction
-from multiprocessing.context import get_spawning_popen
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 
 from .errors import CursorError, FeedError
+from .sharing import SharedFile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -93,31 +91,21 @@ def birth_of_worker(worker: int) -> int:
     return int(identity[-1]) - worker if identity else 0
 
 
-class Board:
+class Board(SharedFile):
     """Shared by a dataset and its copies in workers, however these are started.
-
-    It is pickled only on the way into a process that is being started.
 
     Args:
         start: Where the first pass begins.
     """
 
     def __init__(self, start: dict[str, Any]) -> None:
-        descriptor = os.memfd_create("headrace board", os.MFD_CLOEXEC)
-        os.truncate(descriptor, 1 + 2 * _HALF_BYTES)
-        self._attach(descriptor)
+        super().__init__("headrace board", 1 + 2 * _HALF_BYTES)
         self.put(start)
 
     def _attach(self, descriptor: int) -> None:
-        self._descriptor = descriptor
+        super()._attach(descriptor)
         # The lock of the kernel is between processes, this one between the threads of one.
         self._lock, self._pid = threading.Lock(), os.getpid()
-        weakref.finalize(self, os.close, descriptor)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        if get_spawning_popen() is None:
-            raise TypeError("a board cannot be pickled but for a process that is being started")
-        return _inherit, (reduction.DupFd(self._descriptor),)
 
     # ---- the main process --------------------------------------------------------------------
 
@@ -239,27 +227,21 @@ class Board:
         if self._pid != os.getpid():  # a fork may have copied a lock that is held
             self._lock, self._pid = threading.Lock(), os.getpid()
         with self._lock:
-            fcntl.lockf(self._descriptor, fcntl.LOCK_EX)
+            fcntl.lockf(self.descriptor, fcntl.LOCK_EX)
             try:
                 yield
             finally:
-                fcntl.lockf(self._descriptor, fcntl.LOCK_UN)
+                fcntl.lockf(self.descriptor, fcntl.LOCK_UN)
 
     def _read(self) -> Record:
-        half = os.pread(self._descriptor, 1, 0)[0]
-        data = os.pread(self._descriptor, _HALF_BYTES, 1 + half * _HALF_BYTES)
+        half = os.pread(self.descriptor, 1, 0)[0]
+        data = os.pread(self.descriptor, _HALF_BYTES, 1 + half * _HALF_BYTES)
         length = int.from_bytes(data[:4], "big")
         return msgspec.json.decode(data[4 : 4 + length], type=Record)
 
     def _write(self, record: Record) -> None:
         data = msgspec.json.encode(record)
         assert len(data) + 4 <= _HALF_BYTES, f"a record of {len(data)} bytes"
-        half = 1 - os.pread(self._descriptor, 1, 0)[0]
-        os.pwrite(self._descriptor, len(data).to_bytes(4, "big") + data, 1 + half * _HALF_BYTES)
-        os.pwrite(self._descriptor, bytes([half]), 0)
-
-
-def _inherit(descriptor: Any) -> Board:  # noqa: ANN401 - its type differs by the start method
-    board = Board.__new__(Board)
-    board._attach(descriptor.detach())
-    return board
+        half = 1 - os.pread(self.descriptor, 1, 0)[0]
+        os.pwrite(self.descriptor, len(data).to_bytes(4, "big") + data, 1 + half * _HALF_BYTES)
+        os.pwrite(self.descriptor, bytes([half]), 0)

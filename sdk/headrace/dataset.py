@@ -34,7 +34,7 @@ from .private import PrivateDaemon
 from .protocol import Event, Payload
 from .protocol import messages as m
 from .ranks import Facts, compare, meeting
-from .receiver import CLOSE_S, FIRST_CONNECT_S, Receiver
+from .receiver import CLOSE_S, FIRST_CONNECT_S, Buffers, Receiver
 from .sources import Stream
 from .topology import Siblings, Topology, check_sources, resolve, siblings
 
@@ -442,6 +442,11 @@ class DaemonDataset(IterableDataset[Any]):
         self._make_current(new, start)
         return start
 
+    @property
+    def _is_raw(self) -> bool:
+        """Whether the loop gets batches as they come."""
+        return self._transform is None and self._collate_fn is None
+
     def _resolve(self) -> Topology:
         return resolve(self._topology, process_group=self._process_group, mesh=self._mesh)
 
@@ -493,7 +498,13 @@ class DaemonDataset(IterableDataset[Any]):
         self._board.put(wire_start(start))
 
     def _open_feed(
-        self, start: dict[str, Any], *, first: int = 0, stride: int = 1, epochs: int | None = None
+        self,
+        start: dict[str, Any],
+        *,
+        first: int = 0,
+        stride: int = 1,
+        epochs: int | None = None,
+        buffers: Buffers | None = None,
     ) -> Receiver:
         """Open a feed, in place of the one before; with a stride, one of as many."""
         self._end_feed()
@@ -513,16 +524,19 @@ class DaemonDataset(IterableDataset[Any]):
             ),
             window=self._prefetch_batches,
             deadline_s=self._deadline_s,
+            buffers=buffers,
         )
         # The receiver's thread outlives us unless it is told.
         self._hang_up = weakref.finalize(self, self._receiver.abandon)
         return self._receiver
 
-    def _end_feed(self, wait_s: float = CLOSE_S) -> None:
+    def _end_feed(self, wait_s: float = CLOSE_S) -> bool:
+        """End the feed if there is one; say whether its buffers are ours again."""
         receiver, self._receiver = self._receiver, None
-        if receiver is not None:
-            self._hang_up.detach()
-            receiver.stop(wait_s)
+        if receiver is None:
+            return True
+        self._hang_up.detach()
+        return receiver.stop(wait_s)
 
     def _end_pass(self) -> None:
         current = self._pass() if self._pass is not None else None

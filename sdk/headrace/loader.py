@@ -8,17 +8,22 @@ workers have prepared beyond that does not count.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
+import msgspec
 from torch.utils.data import DataLoader, IterableDataset
 from torch.utils.data._utils.pin_memory import pin_memory
 
 from . import errors
+from .batch import unpack
 from .board import MAX_WORKERS, Board, epoch_start
 from .checks import check_integer
-from .passes import PartPass, Pass
+from .passes import PartPass, Pass, ticket
 from .plans.cursor import Cursor
+from .protocol import Payload
+from .protocol import messages as m
 from .receiver import CLOSE_S
+from .shelf import Shelf, ShelfBuffers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,16 +80,34 @@ class Loader:
                 )
         self.dataset = dataset
         self.num_workers = num_workers
-        # Tells the workers where the pass begins that the main process begins.
-        self._board = Board(epoch_start(0))
+        # What raw batches are read into, to be unpacked; it grows.
+        self._buffer = bytearray()
+        num_sent = (options.get("prefetch_factor") or 2) + 1
         self._inner: DataLoader[Any] = DataLoader(
-            _Parts(dataset, self._board) if num_workers else dataset,
+            _Parts(dataset, num_workers, num_sent) if num_workers else dataset,
             batch_size=None,
             num_workers=num_workers,
             pin_memory=pin_memory,
             collate_fn=_as_it_is,
             **options,
         )
+
+    def _start(self, start: dict[str, Any]) -> Iterator[_Parcel]:
+        """Have the workers begin a pass, and return what they send."""
+        parts: _Parts = self._inner.dataset  # type: ignore[assignment]
+        parts.board.put(start)
+        if not self._inner.persistent_workers:
+            # Workers of the pass before that have not ended yet may still write into theirs.
+            parts.shelf = Shelf(self.num_workers)
+        return iter(self._inner)
+
+    def _unpack(self, place: _OnShelf) -> Batch:
+        if len(self._buffer) < place.num_bytes:
+            self._buffer = bytearray(place.num_bytes)
+        with memoryview(self._buffer)[: place.num_bytes] as payload:
+            parts: _Parts = self._inner.dataset  # type: ignore[assignment]
+            parts.shelf.read(place.offset, payload)
+            return unpack(Payload(msgspec.msgpack.decode(place.header, type=m.Batch), payload))
 
     def __iter__(self) -> Iterator[Any]:
         """Return a pass.  It begins with its first batch; until then it has no effect."""
@@ -111,15 +134,23 @@ def _as_it_is(value: Any) -> Any:  # noqa: ANN401 - of any type
     return value
 
 
+class _OnShelf(NamedTuple):
+    """A batch that is still to be unpacked."""
+
+    header: bytes
+    offset: int
+    num_bytes: int
+
+
 class _Parcel:
     """What a worker sends: a value, and where the stream stands after it."""
 
     __slots__ = ("cursor", "epoch", "step", "value")
 
-    def __init__(self, epoch: int, step: int, cursor: Cursor, value: Any) -> None:  # noqa: ANN401
-        self.epoch = epoch
-        self.step = step
-        self.cursor = cursor
+    def __init__(self, header: m.Batch, value: Any) -> None:  # noqa: ANN401 - of any type
+        self.epoch = header.epoch
+        self.step = header.step
+        self.cursor = header.cursor
         self.value = value
 
     def pin_memory(self) -> Self:
@@ -131,15 +162,34 @@ class _Parcel:
 class _Parts(IterableDataset[_Parcel]):
     """The dataset of the workers: each iterates over its part of the pass of the main process."""
 
-    def __init__(self, dataset: DaemonDataset, board: Board) -> None:
+    def __init__(self, dataset: DaemonDataset, num_workers: int, num_sent: int) -> None:
         self._dataset = dataset
-        self._board = board
+        # Tells the workers where the pass begins that the main process begins.
+        self.board = Board(epoch_start(0))
+        # Has raw batches on their way.
+        self.shelf = Shelf(num_workers)
+        self._num_sent = num_sent
+        # In a worker: its buffers; and how many feeds that it left have not ended in time.
+        self._buffers: ShelfBuffers | None = None
+        self._num_spoilt = 0
 
     def __iter__(self) -> Iterator[_Parcel]:
-        return _Parcels(PartPass(self._dataset, self._board, follows=True))
+        if not self._dataset._is_raw:
+            return _Parcels(PartPass(self._dataset, self.board, follows=True))
+        if not self._dataset._end_feed():
+            self._num_spoilt += 1
+            self._buffers = None
+        if self._buffers is None:
+            worker = ticket().worker
+            self._buffers = ShelfBuffers(self.shelf, worker, self._num_sent, self._num_spoilt)
+        self._buffers.reset()
+        part = PartPass(self._dataset, self.board, follows=True, buffers=self._buffers)
+        return _RawParcels(part, self._buffers)
 
 
 class _Parcels:
+    """Values that the dataset's functions make."""
+
     def __init__(self, part: PartPass) -> None:
         self._part = part
 
@@ -147,8 +197,25 @@ class _Parcels:
         return self
 
     def __next__(self) -> _Parcel:
-        batch, value = self._part.deliver()
-        return _Parcel(batch.meta["epoch"], batch.meta["step"], batch.cursor, value)
+        return self._part.deliver(self._wrap)
+
+    def _wrap(self, received: Payload) -> _Parcel:
+        assert isinstance(received.header, m.Batch)
+        return _Parcel(received.header, self._part.convert(received))
+
+
+class _RawParcels(_Parcels):
+    """Batches as they are: left where they were received."""
+
+    def __init__(self, part: PartPass, buffers: ShelfBuffers) -> None:
+        super().__init__(part)
+        self._buffers = buffers
+
+    def _wrap(self, received: Payload) -> _Parcel:
+        header, payload = received.header, received.payload
+        assert isinstance(header, m.Batch)
+        offset = self._buffers.offset_of(payload)
+        return _Parcel(header, _OnShelf(msgspec.msgpack.encode(header), offset, len(payload)))
 
 
 class _LoaderPass(Pass):
@@ -171,8 +238,7 @@ class _LoaderPass(Pass):
         if isinstance(start, Cursor):
             # Under another world size the rest of an epoch may make no step.
             self._due = [(start.epoch, start.step), (start.epoch + 1, 0)]
-        self._loader._board.put(self._dataset._board.read().next)
-        self._parcels = iter(self._loader._inner)
+        self._parcels = self._loader._start(self._dataset._board.read().next)
 
     def _advance(self) -> Any:  # noqa: ANN401 - whatever the user's functions return
         assert self._parcels is not None
@@ -185,10 +251,14 @@ class _LoaderPass(Pass):
                 f"the workers sent step {parcel.step} of epoch {parcel.epoch} where step "
                 f"{self._due[0][1]} of epoch {self._due[0][0]} is due: a bug, please report it"
             )
-        self._due = [(parcel.cursor.epoch, parcel.cursor.step)]
+        value = parcel.value
+        if isinstance(value, _OnShelf):
+            value = self._loader._unpack(value)
+        cursor = Cursor.from_state(parcel.cursor)
+        self._due = [(cursor.epoch, cursor.step)]
         self._epoch = parcel.epoch
-        self._dataset._deliver(parcel.cursor, parcel.epoch)
-        return parcel.value
+        self._dataset._deliver(cursor, parcel.epoch)
+        return value
 
     def _check_end(self) -> None:
         """Refuse an end before the last step: torch is silent about a worker that stops early."""

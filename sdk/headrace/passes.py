@@ -7,7 +7,7 @@ one part of an epoch, every W-th step; the parts, dealt in turn, are the epoch.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import msgspec
 from torch.utils.data import get_worker_info
@@ -22,10 +22,15 @@ from .protocol import messages as m
 from .receiver import CLOSE_S, HURRY_S
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .batch import Batch
     from .board import Board
     from .dataset import DaemonDataset
-    from .receiver import Receiver
+    from .receiver import Buffers, Receiver
+
+
+T = TypeVar("T")
 
 
 class Pass:
@@ -182,13 +187,6 @@ class PartState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """Whether the part has come to its end."""
 
 
-class Delivery(NamedTuple):
-    """A batch of a part, and what was made of it."""
-
-    batch: Batch
-    value: Any
-
-
 class PartPass:
     """One pass of a DataLoader worker.
 
@@ -198,6 +196,7 @@ class PartPass:
         follows: Whether the main process alone says where each pass begins; otherwise the
             workers agree on it.
         restored: The state that was loaded into the worker, if this is the pass it belongs to.
+        buffers: Where payloads are received into; by default memory of its own.
     """
 
     def __init__(
@@ -207,10 +206,12 @@ class PartPass:
         *,
         follows: bool = False,
         restored: PartState | None = None,
+        buffers: Buffers | None = None,
     ) -> None:
         self._dataset = dataset
         self._board = board
         self._follows = follows
+        self._buffers = buffers
         self._parent = os.getppid()
         # None until the first batch is asked for.
         self._receiver: Receiver | None = None
@@ -226,10 +227,18 @@ class PartPass:
         return self
 
     def __next__(self) -> Any:  # noqa: ANN401 - a batch, or what the user's functions made of it
-        return self.deliver().value
+        return self.deliver(self.convert)
 
-    def deliver(self) -> Delivery:
-        """Return the next batch of the part; StopIteration after the last."""
+    def convert(self, received: Payload) -> Any:  # noqa: ANN401 - see __next__
+        """Return what the functions of the dataset make of a batch."""
+        return _applied(self._dataset, unpack(received))
+
+    def deliver(self, convert: Callable[[Payload], T]) -> T:
+        """Return what is made of the next batch of the part; StopIteration after the last.
+
+        Args:
+            convert: Makes it; the bytes may be used by others as soon as it returns.
+        """
         if self._failure is not None:
             raise self._failure
         if self.is_over:
@@ -237,7 +246,7 @@ class PartPass:
         try:
             if self._receiver is None:
                 self._begin()
-            return self._advance()
+            return self._advance(convert)
         except StopIteration:
             self.is_over = True
             self._dataset._end_feed()
@@ -267,10 +276,11 @@ class PartPass:
             first=worker if self.last is None else num_workers - 1,
             stride=num_workers,
             epochs=1,
+            buffers=self._buffers,
         )
 
-    def _advance(self) -> Delivery:
-        dataset, receiver = self._dataset, self._receiver
+    def _advance(self, convert: Callable[[Payload], T]) -> T:
+        receiver = self._receiver
         assert receiver is not None
         item = receiver.next(self._check_parent)
         if self.last is None:
@@ -280,11 +290,12 @@ class PartPass:
                 self._board.settle(self.ticket, self.start)
         match item:
             case Payload():
-                batch = unpack(item)
+                header = item.header
+                assert isinstance(header, m.Batch)
+                value = convert(item)
                 receiver.consumed(item)
-                value = _applied(dataset, batch)
-                self.last = batch.cursor.to_state()
-                return Delivery(batch, value)
+                self.last = header.cursor
+                return value
             case m.EpochEnd():
                 raise StopIteration
             case m.End():

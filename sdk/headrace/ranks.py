@@ -72,7 +72,10 @@ def meeting(group: Any = None) -> Meeting | None:  # noqa: ANN401 - a ProcessGro
     distributed = sys.modules.get("torch.distributed")
     if distributed is None or not distributed.is_available() or not distributed.is_initialized():
         return None
-    members = tuple(distributed.get_process_group_ranks(group or distributed.group.WORLD))
+    if group is None:
+        members = tuple(range(distributed.get_world_size()))
+    else:
+        members = tuple(distributed.get_process_group_ranks(group))
     if len(members) < 2:
         return None
     # It has no public name, and has had this one in all versions of torch that we support.

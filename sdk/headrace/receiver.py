@@ -13,7 +13,7 @@ import os
 import queue
 import threading
 import weakref
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
 
@@ -54,6 +54,7 @@ class Receiver:
         request: What to open; position, credit and token are filled in.
         window: Batches that may be ready or under way, >= 1.
         deadline_s: How long a daemon that went away may stay away, seconds.
+        buffers: Where payloads are received into; by default memory of its own.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Receiver:
         *,
         window: int,
         deadline_s: float,
+        buffers: Buffers | None = None,
     ) -> None:
         self._connect = connect
         self._request = request
@@ -70,7 +72,7 @@ class Receiver:
         self._deadline_s = deadline_s
         self._pid = os.getpid()
         self._items: queue.SimpleQueue[Item | BaseException] = queue.SimpleQueue()
-        self._buffers = _Buffers(window + 2)
+        self._buffers: Buffers = buffers or _Buffers(window + 2)
         self._is_stopping = threading.Event()
         # Guards the fields below, which both threads use.
         self._lock = threading.Lock()
@@ -165,14 +167,17 @@ class Receiver:
         with contextlib.suppress(ConnectionLostError):
             channel.send_if(State.STREAMING, make)
 
-    def stop(self, wait_s: float = CLOSE_S) -> None:
+    def stop(self, wait_s: float = CLOSE_S) -> bool:
         """End the feed and wait until the daemon has taken its memory back.
 
         Args:
             wait_s: How long the daemon may take before it is hung up on, seconds.
+
+        Returns:
+            Whether the thread has ended: if not, it may still write into a buffer.
         """
         if not self.is_ours:
-            return
+            return True
         self._is_stopping.set()
         with self._lock:
             channel = self._channel
@@ -187,6 +192,7 @@ class Receiver:
         if self._thread.is_alive() and channel is not None:
             channel.shutdown()
             self._thread.join(wait_s)
+        return not self._thread.is_alive()
 
     def abandon(self) -> None:
         """Hang up at once: for finalizers, and for the child after a fork."""
@@ -444,6 +450,16 @@ def _log(notice: m.Notice) -> None:
     total = "" if notice.total is None else f" of {notice.total}"
     done = "" if notice.done is None else f" done={notice.done}{total}"
     logger.info("daemon is busy kind=%s%s: %s", notice.kind, done, notice.text)
+
+
+class Buffers(Protocol):
+    """Memory for payloads."""
+
+    def allocate(self, num_bytes: int) -> memoryview:
+        """Return a writable buffer of a size."""
+
+    def give_back(self, view: memoryview) -> None:
+        """Take back a buffer that the trainer is done with."""
 
 
 class _Buffers:

@@ -269,6 +269,26 @@ def test_every_state_of_a_loader_continues_with_any_number_of_workers(
         assert rest == truth[taken : 2 * STEPS], f"after {taken} batches"
 
 
+@pytest.mark.parametrize("is_persistent", [False, True])
+def test_raw_batches_of_many_sizes_reach_the_loop_whole(
+    daemon: DaemonProcess,
+    tmp_path: Path,
+    is_persistent: bool,
+) -> None:
+    folder = write_samples(tmp_path, 400, max_bytes=100_000)
+    stream = stream_of(folder, Shuffled(batch_size=5, seed=8))
+    dataset = DaemonDataset(daemon.socket, stream, prefetch_batches=2)
+    truth = expected(stream, epochs=4).entries
+    loader = dataset.loader(2, persistent_workers=is_persistent, prefetch_factor=1)
+    seen = []
+    for stop in (3, 80, 1, 80):
+        for batch in loader:
+            seen += entries([batch])
+            if batch.meta["step"] + 1 == stop:
+                break
+    assert seen == truth[:3] + truth[80:160] + truth[160:161] + truth[240:]
+
+
 def test_a_loader_moves_its_dataset(dataset: DaemonDataset, truth: list[LedgerEntry]) -> None:
     loader = dataset.loader(2)
     for batch in loader:

@@ -172,8 +172,8 @@ def test_a_process_that_is_killed_in_the_middle_changes_nothing_and_holds_nothin
 ) -> None:
     def die() -> None:
         board._locked().__enter__()
-        unused = 1 - os.pread(board._descriptor, 1, 0)[0]
-        os.pwrite(board._descriptor, b"garbage", 1 + unused * (16 << 10))
+        unused = 1 - os.pread(board.descriptor, 1, 0)[0]
+        os.pwrite(board.descriptor, b"garbage", 1 + unused * (16 << 10))
         os.kill(os.getpid(), signal.SIGKILL)
 
     before = board.read()
@@ -187,7 +187,7 @@ def test_a_process_that_is_killed_in_the_middle_changes_nothing_and_holds_nothin
 
 
 def test_a_board_travels_only_to_a_process_that_is_being_started(board: Board) -> None:
-    with pytest.raises(TypeError, match="cannot be pickled but for a process"):
+    with pytest.raises(TypeError, match="a Board cannot be pickled but for a process"):
         pickle.dumps(board)
 
 

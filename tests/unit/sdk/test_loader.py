@@ -14,6 +14,7 @@ from headrace import DaemonDataset, Topology, errors
 from headrace.batch import Batch
 from headrace.loader import Loader, _LoaderPass, _Parcel
 from headrace.plans import Cursor, Sequential
+from headrace.protocol import messages as m
 from tests.support.app import AppThread
 from tests.support.fakes import fake, places
 from tests.support.files import stream_of
@@ -25,6 +26,23 @@ if TYPE_CHECKING:
     from headrace.testing import FakeDaemon
 
 CURSOR = Cursor(plan="p" * 64, manifest="m" * 64)
+
+
+def parcel_of(epoch: int, step: int, cursor: Cursor, value: object) -> _Parcel:
+    header = m.Batch(
+        seq=0,
+        epoch=epoch,
+        step=step,
+        global_step=0,
+        n=0,
+        fields=(),
+        ids=b"",
+        off=b"",
+        lengths=b"",
+        flags=b"",
+        cursor=cursor.to_state(),
+    )
+    return _Parcel(header, value)
 
 
 @pytest.fixture
@@ -84,7 +102,7 @@ def test_what_comes_from_workers_is_pinned_inside_of_its_wrapping() -> None:
         def pin_memory(self) -> str:
             return "pinned"
 
-    parcel = _Parcel(0, 1, CURSOR, {"x": [Pinned()]})
+    parcel = parcel_of(0, 1, CURSOR, {"x": [Pinned()]})
     assert parcel.pin_memory().value == {"x": ["pinned"]}
 
 
@@ -99,7 +117,7 @@ class Scripted(_LoaderPass):
         self._dataset._begin_elsewhere(self, 2)
         self._due = [(0, 0)]
         self._parcels = iter(
-            _Parcel(
+            parcel_of(
                 epoch,
                 step,
                 msgspec.structs.replace(CURSOR, epoch=after_epoch, step=after_step),
