@@ -58,12 +58,17 @@ class Cursor(msgspec.Struct, frozen=True, kw_only=True):
     """Samples that the stream has left out as bad."""
 
     child: dict[str, Any] | None = None
-    """Position of a nested plan; None for the plans that have none."""
+    """Position of the nested plans; None for the plans that have none."""
+
+    about: str = ""
+    """The plan in short, for telling a difference by name; nothing depends on it."""
 
     def to_state(self) -> dict[str, Any]:
         """Return the cursor as JSON-ready plain data."""
         state: dict[str, Any] = msgspec.structs.asdict(self)
         state["skips"] = list(self.skips)
+        if not self.about:
+            del state["about"]
         return state
 
     @classmethod
@@ -103,10 +108,10 @@ class Cursor(msgspec.Struct, frozen=True, kw_only=True):
                 f"the cursor was made by plan version {self.plan_version}, this Headrace has "
                 f"{PLAN_VERSION}: upgrade Headrace to continue it"
             )
-        if self.skips or self.child is not None:
+        if self.skips:
             raise CursorError(
-                "the cursor carries skipped samples or a nested plan, which this version of "
-                "Headrace cannot continue: upgrade Headrace"
+                "the cursor carries skipped samples, which this version of Headrace cannot "
+                "continue: upgrade Headrace"
             )
 
 

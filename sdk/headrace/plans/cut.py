@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, Protocol
 
-from ..checks import check_integer
+from ..checks import check_choice, check_integer
 from ..errors import PlanError
 
-Tail = Literal["short", "drop", "wrap"]
+Tail = Literal["short", "drop", "wrap", "wrap-once"]
+TAILS: Final = ("short", "drop", "wrap", "wrap-once")
+Uneven = Literal["fill", "drop"]
 
 
 class Step(NamedTuple):
@@ -26,9 +28,114 @@ class Step(NamedTuple):
     """Fillers after them, taken from the start of the order."""
 
 
+class Sizes(Protocol):
+    """Samples per rank of each step: a function of epoch and step, the same on all ranks."""
+
+    @property
+    def largest(self) -> int:
+        """Upper bound of all sizes."""
+        ...
+
+    def at(self, epoch: int, step: int) -> int:
+        """Return the size of one step."""
+        ...
+
+    def total(self, epoch: int, step: int, count: int) -> int:
+        """Return the sum of the sizes of `count` steps from `step` on."""
+        ...
+
+    def covering(self, epoch: int, step: int, samples: int) -> int:
+        """Return how many steps from `step` on it takes to get at least `samples`."""
+        ...
+
+    def meta(self, epoch: int, step: int) -> dict[str, Any]:
+        """Return what else belongs to a step: image size, frames, clips."""
+        ...
+
+
+class Constant(NamedTuple):
+    """The same size for all steps."""
+
+    size: int
+
+    @property
+    def largest(self) -> int:
+        """The size."""
+        return self.size
+
+    def at(self, epoch: int, step: int) -> int:
+        """Return the size."""
+        return self.size
+
+    def total(self, epoch: int, step: int, count: int) -> int:
+        """Return the size times `count`."""
+        return self.size * count
+
+    def covering(self, epoch: int, step: int, samples: int) -> int:
+        """Return the quotient, rounded up."""
+        return -(-samples // self.size)
+
+    def meta(self, epoch: int, step: int) -> dict[str, Any]:
+        """Return nothing."""
+        return {}
+
+
+class Rule(NamedTuple):
+    """How the steps of an epoch end, whatever their sizes.
+
+    `rest` counts entries of the order that are left, `ranks` those that share them.
+    """
+
+    tail: Tail
+    fills: bool
+    """True if the last entries are filled up to a multiple of the ranks, False if they are left
+    out."""
+
+    def per_rank(self, rest: int, ranks: int) -> int:
+        """Return the samples that each rank still gets, fillers of the tail not included."""
+        return -(-rest // ranks) if self.fills else rest // ranks
+
+    def steps(self, sizes: Sizes, epoch: int, step: int, rest: int, ranks: int) -> int:
+        """Return how many steps the last `rest` entries of an epoch make, from `step` on."""
+        left = self.per_rank(rest, ranks)
+        if left <= 0:
+            return 0
+        count = sizes.covering(epoch, step, left)
+        if self.tail == "drop" and sizes.total(epoch, step, count) > left:
+            count -= 1
+        return count
+
+    def step(
+        self, sizes: Sizes, epoch: int, step: int, rest: int, ranks: int, length: int
+    ) -> Step:
+        """Return step `step` where `rest` > 0 of `length` entries are left.
+
+        Must not be called where `steps` is 0.
+        """
+        size = sizes.at(epoch, step)
+        if rest >= size * ranks:
+            return Step(size * ranks, 0)
+        left = min(self.per_rank(rest, ranks), size)
+        entries = min(rest, left * ranks)
+        assert left > 0 and (self.tail != "drop" or left == size), "a dropped tail is no step"
+        filled = left
+        if self.tail == "wrap":
+            filled = size
+        elif self.tail == "wrap-once":
+            filled = min(size, left + self.per_rank(length, ranks))
+        return Step(entries, filled * ranks - entries)
+
+    def taken(
+        self, sizes: Sizes, epoch: int, step: int, rest: int, ranks: int, count: int
+    ) -> int:
+        """Return the entries that `count` steps consume, at most those that `steps` allows."""
+        most = self.per_rank(rest, ranks) * ranks
+        return min(rest, most, sizes.total(epoch, step, count) * ranks)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FixedCut:
-    """Steps of a fixed number of samples.
+    """Batches whose size is known before the data: sizes and tail as the user gives them.
 
     Raises:
         PlanError: If not exactly one of the sizes is given, or one is below 1.
@@ -37,6 +144,7 @@ class FixedCut:
     batch_size: int | None
     global_batch_size: int | None
     tail: Tail
+    uneven: Uneven | None = None
 
     def __post_init__(self) -> None:
         sizes = {"batch_size": self.batch_size, "global_batch_size": self.global_batch_size}
@@ -48,8 +156,22 @@ class FixedCut:
             )
         ((name, size),) = given.items()
         check_integer(name, size, 1, 2**31, PlanError)
-        if self.tail not in ("short", "drop", "wrap"):
-            raise PlanError(f"tail={self.tail!r} is unknown: choose 'short', 'drop' or 'wrap'")
+        check_choice("tail", self.tail, TAILS, PlanError)
+        if self.uneven is not None:
+            check_choice("uneven", self.uneven, ("fill", "drop"), PlanError)
+
+    @property
+    def rule(self) -> Rule:
+        """How an epoch ends."""
+        return Rule(self.tail, (self.uneven or ("drop" if self.tail == "drop" else "fill")) == "fill")
+
+    def rank_size(self, world_size: int) -> int:
+        """Return the samples of a whole step of one rank.
+
+        Raises:
+            PlanError: If the world size does not divide the global batch size.
+        """
+        return self.step_size(world_size) // world_size
 
     def step_size(self, world_size: int) -> int:
         """Return the samples of a whole step of all ranks.
@@ -67,27 +189,6 @@ class FixedCut:
                 f"equally; usable world sizes: {', '.join(map(str, _divisors(size)))}"
             )
         return size
-
-    def whole_steps(self, rest: int, world_size: int) -> int:
-        """Return how many unpadded whole steps fit into `rest` entries."""
-        return rest // self.step_size(world_size)
-
-    def steps(self, rest: int, world_size: int) -> int:
-        """Return how many steps the last `rest` entries of an epoch make."""
-        whole, left = divmod(rest, self.step_size(world_size))
-        return whole + (1 if left and self.tail != "drop" else 0)
-
-    def step(self, rest: int, world_size: int) -> Step:
-        """Return the next step when `rest` > 0 entries of the epoch are left.
-
-        Must not be called where `steps` is 0.
-        """
-        size = self.step_size(world_size)
-        if rest >= size:
-            return Step(size, 0)
-        assert self.tail != "drop", "a dropped tail is no step"
-        filled = size if self.tail == "wrap" else -(-rest // world_size) * world_size
-        return Step(rest, filled - rest)
 
 
 def _divisors(number: int) -> list[int]:

@@ -1,58 +1,61 @@
-"""The engine: executes a plan over a manifest, one step at a time, as pure functions.
+"""The engine: executes a plan over data, one step at a time, as pure functions.
 
 `next_batch(bound, cursor, topology)` maps a position to a batch and the position after it, with
-no I/O, no clock, no live random generator and O(1) memory in the length.  Everything that needs
-to know what comes next (the daemon's lookahead, the command line, a native sampler) asks here,
-so that they cannot disagree.
+no I/O, no clock and no live random generator.  Everything that needs to know what comes next (the
+daemon's lookahead, the command line, a native sampler) asks here, so that they cannot disagree.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from enum import IntFlag
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import msgspec
 import numpy as np
 
 from ..errors import CursorError, ManifestMismatchError, PlanError
 from ..topology import Topology
 from .cursor import Cursor, Seek
-from .split import stride
+from .data import Data
+from .flags import Flag
+from .flat import FlatProgram
+from .program import Place
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from numpy.typing import NDArray
 
+    from .composite import Plan
     from .cut import FixedCut
     from .order import Indices, Order
-    from .spec import Plan
+    from .program import Program, Share
 
-
-_CHUNK_ENTRIES: Final = 8192
-"""Entries that `next_batches` orders in one go: enough to spread numpy's cost per call (0.2 ms for
-a keyed order) over many batches, few enough to stay below a millisecond."""
+__all__ = [
+    "BoundPlan",
+    "Flag",
+    "PlannedBatch",
+    "advance",
+    "check",
+    "epoch_steps",
+    "is_finished",
+    "largest_batch",
+    "next_batch",
+    "next_batches",
+    "next_step",
+    "remaining_steps",
+    "seek",
+    "settle",
+]
 
 _SCAN_ENTRIES: Final = 1 << 16
 """Entries that `largest_batch` holds at a time: 512 KiB per array of them, which stays in the
 processor's cache; with 2 MiB per array the scan takes twice as long."""
 
+_SCAN_BATCHES: Final = 4096
+"""Batches that `largest_batch` plans at a time where they differ in size."""
 
-class Flag(IntFlag):
-    """Marks on single entries of a batch."""
-
-    PADDING = 1
-    """A filler that makes ranks or steps equal; not counted as a sample."""
-
-    WRAPPED = 2
-    """A filler of a whole step (``tail="wrap"``)."""
-
-    OVERSIZED = 4
-    """A sample above the budget of its plan."""
-
-    HOLE = 8
-    """A sample that could not be read and was left out by policy."""
+Weigh = Callable[["Indices"], "NDArray[np.int64]"]
+"""Maps sample indices u64[…] to their weights (bytes, say), i64 of the same shape."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +67,7 @@ class PlannedBatch:
     """Index of the step within the epoch."""
 
     global_step: int
-    """Index of the step within the run."""
+    """Index of the step within the run; in an interleaved stream, of the next main step."""
 
     rank: int
     world_size: int
@@ -77,6 +80,19 @@ class PlannedBatch:
     after: Cursor
     """The cursor that follows this batch."""
 
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    """What else belongs to the batch: ``height width frames clips`` of scaled plans, ``total`` of
+    budgets."""
+
+    stream: str = ""
+    """Name of the part of a composition; empty for a single plan."""
+
+    role: int = 0
+    """0 for a single or main plan, k for the k-th extra of an interleaved one or link of a chain."""
+
+    origin: tuple[int, int] | None = None
+    """Epoch and step within the part, where `epoch` and `step` count those of the whole."""
+
     @property
     def is_last_of_epoch(self) -> bool:
         """True when the next batch belongs to another epoch."""
@@ -85,10 +101,10 @@ class PlannedBatch:
 
 @dataclass(frozen=True, slots=True)
 class BoundPlan:
-    """A plan, and the size and name of the data it is executed over.
+    """A plan, and the data it is executed over.
 
     Raises:
-        PlanError: If there is no data.
+        PlanError: If there is no data, or the plan does not fit it.
     """
 
     plan: Plan
@@ -98,21 +114,64 @@ class BoundPlan:
     manifest: str
     """Digest of the manifest."""
 
-    cut: FixedCut = field(init=False)
-    order: Order = field(init=False)
+    data: Data | None = None
+    """Sizes, shards and parts, for the plans that need them."""
+
+    allow_empty: bool = False
+    """Whether there may be no data; then there is no step."""
+
+    program: Program = field(init=False)
     digest: str = field(init=False)
     """Digest of the plan."""
 
+    description: str = field(init=False)
+    """What the digest covers, in short, for telling a difference."""
+
     def __post_init__(self) -> None:
-        if not 1 <= self.length < 2**63:
+        if not (0 if self.allow_empty else 1) <= self.length < 2**63:
             raise PlanError(f"a plan needs at least one sample, the manifest has {self.length}")
-        object.__setattr__(self, "cut", self.plan.cut())
-        object.__setattr__(self, "order", self.plan.make_order(self.length))
+        data = self.data or Data(self.length, self.manifest)
+        object.__setattr__(self, "data", data)
+        object.__setattr__(self, "program", self.plan.program(data))
         object.__setattr__(self, "digest", self.plan.digest)
+        object.__setattr__(self, "description", self.plan.description)
+
+    @classmethod
+    def to(cls, plan: Plan, data: Data, *, allow_empty: bool = False) -> BoundPlan:
+        """Return a plan over data that describes itself."""
+        return cls(plan, data.length, data.digest, data, allow_empty)
+
+    @property
+    def cut(self) -> FixedCut:
+        """The cut of a plan with batches of a size that is known before the data."""
+        assert isinstance(self.program, FlatProgram), f"{self.plan!r} has no fixed cut"
+        return self.program.cut
+
+    @property
+    def order(self) -> Order:
+        """The order of a plan over one order, without its modifiers."""
+        assert isinstance(self.program, FlatProgram), f"{self.plan!r} has no single order"
+        return self.program.entries.orders[0]
 
     def start(self) -> Cursor:
         """Return the cursor before the first batch of epoch 0."""
-        return Cursor(plan=self.digest, manifest=self.manifest)
+        return self.cursor(self.program.start(), 1)
+
+    def cursor(self, place: Place, world_size: int) -> Cursor:
+        """Return the cursor of a place."""
+        epoch, step, position, update, sample, child = place
+        return Cursor(
+            plan=self.digest,
+            manifest=self.manifest,
+            epoch=epoch,
+            step=step,
+            position=position,
+            update=update,
+            sample=sample,
+            world_size=world_size,
+            child=None if child is None else dict(child),
+            about=self.description,
+        )
 
 
 def check(bound: BoundPlan, cursor: Cursor) -> None:
@@ -122,23 +181,48 @@ def check(bound: BoundPlan, cursor: Cursor) -> None:
         CursorError: If the plan differs, or the position lies outside the epoch.
         ManifestMismatchError: If the data differs.
     """
-    if cursor.plan != bound.digest:
-        raise CursorError(
-            f"the cursor belongs to plan {cursor.plan[:12]}…, this stream runs plan "
-            f"{bound.digest[:12]}… ({bound.plan!r}): load it into a stream with the plan that "
-            "made it, or start anew with seek()"
-        )
+    check_plan(bound.plan, cursor)
     if cursor.manifest != bound.manifest:
         raise ManifestMismatchError(
             f"the cursor belongs to manifest {cursor.manifest[:12]}…, the source has manifest "
             f"{bound.manifest[:12]}… ({bound.length} samples): files were added, removed or "
             "changed in size since; restore the data, or start anew with seek()"
         )
-    if cursor.position >= bound.length:
+    bound.program.check(_place(cursor))
+
+
+def check_plan(plan: Plan, cursor: Cursor) -> None:
+    """Refuse a cursor that was made by another plan.
+
+    Raises:
+        CursorError: If the plan differs; the message names the fields.
+    """
+    if cursor.plan != plan.digest:
+        difference = differences(cursor.about, plan.description)
         raise CursorError(
-            f"cursor position={cursor.position} is outside 0..{bound.length - 1}, the epoch has "
-            f"{bound.length} samples"
+            f"the cursor belongs to plan {cursor.plan[:12]}…, this stream runs plan "
+            f"{plan.digest[:12]}… ({plan!r}){difference}: load it into a stream with the plan that "
+            "made it, or start anew with seek()"
         )
+
+
+def differences(theirs: str, ours: str) -> str:
+    """Return what differs between two plan descriptions, to stand in a sentence; or nothing."""
+    try:
+        before, after = json.loads(theirs), json.loads(ours)
+    except ValueError:
+        return ""
+    if not isinstance(before, dict) or not isinstance(after, dict):
+        return ""
+    names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
+    told = [
+        f"{name} was {_told(before.get(name))} and is {_told(after.get(name))}" for name in names
+    ]
+    return f"; {', '.join(told)}" if told else ""
+
+
+def _told(value: object) -> str:
+    return "at its default" if value is None else json.dumps(value)
 
 
 def seek(bound: BoundPlan, where: Seek, world_size: int) -> Cursor:
@@ -148,49 +232,18 @@ def seek(bound: BoundPlan, where: Seek, world_size: int) -> Cursor:
         CursorError: If `where.sample` is not the edge of a batch.
         PlanError: If the plan does not fit the world size.
     """
-    steps = epoch_steps(bound, world_size)
-    size = bound.cut.step_size(world_size)
-    samples = steps * size if bound.cut.tail == "drop" else bound.length
-    if where.sample is not None:
-        epoch, position = divmod(where.sample, samples)
-        step, inside = divmod(position, size)
-        if inside:
-            edge = where.sample - inside
-            upper = min(edge + size, (epoch + 1) * samples)
-            raise CursorError(
-                f"seek sample={where.sample} is not the edge of a batch: the nearest are "
-                f"{edge} and {upper}"
-            )
-    elif where.update is not None:
-        epoch, step = divmod(where.update, steps)
-    else:
-        assert where.epoch is not None
-        epoch, step = where.epoch, 0
-    return Cursor(
-        plan=bound.digest,
-        manifest=bound.manifest,
-        epoch=epoch,
-        step=step,
-        position=step * size,
-        update=epoch * steps + step,
-        sample=epoch * samples + step * size,
-        world_size=world_size,
-    )
+    return bound.cursor(bound.program.seek(where, world_size), world_size)
 
 
-def epoch_steps(bound: BoundPlan, world_size: int) -> int:
+def epoch_steps(bound: BoundPlan, world_size: int, epoch: int = 0) -> int:
     """Return the steps of an epoch that runs from its start under one world size.
 
     Raises:
         PlanError: If the plan does not fit the world size, or makes no step at all.
     """
-    steps = bound.cut.steps(bound.length, world_size)
+    steps = bound.program.steps(epoch, world_size)
     if not steps:
-        raise PlanError(
-            f"tail='drop' leaves no step: the manifest has {bound.length} samples, one step of "
-            f"{world_size} rank(s) takes {bound.cut.step_size(world_size)}; use a smaller batch "
-            "or tail='short'"
-        )
+        bound.program.settle(Place(epoch), world_size)  # raises if no epoch has any
     return steps
 
 
@@ -200,21 +253,31 @@ def settle(bound: BoundPlan, cursor: Cursor, world_size: int) -> Cursor:
     Where the rest of the epoch makes no step (a dropped tail), that is the start of the next
     epoch.
     """
-    epoch_steps(bound, world_size)
-    if bound.cut.steps(bound.length - cursor.position, world_size):
-        return cursor
-    return msgspec.structs.replace(cursor, epoch=cursor.epoch + 1, step=0, position=0)
+    place = _place(cursor)
+    settled = bound.program.settle(place, world_size)
+    return cursor if settled == place else bound.cursor(settled, cursor.world_size)
+
+
+def is_finished(bound: BoundPlan, cursor: Cursor) -> bool:
+    """Return whether nothing follows a settled cursor: the limits of the run are reached."""
+    return bound.program.is_finished(_place(cursor))
 
 
 def remaining_steps(bound: BoundPlan, cursor: Cursor, world_size: int) -> int:
     """Return the steps that are left of the epoch of a settled cursor."""
-    return bound.cut.steps(bound.length - cursor.position, world_size)
+    return bound.program.remaining(_place(cursor), world_size)
 
 
 def next_batch(bound: BoundPlan, cursor: Cursor, topology: Topology) -> tuple[PlannedBatch, Cursor]:
-    """Return the batch that one rank gets at a cursor, and the cursor after it."""
-    (batch,) = next_batches(bound, cursor, topology, max_batches=1)
-    return batch, batch.after
+    """Return the batch that one rank gets at a cursor, and the cursor after it.
+
+    Raises:
+        CursorError: If the run is finished.
+    """
+    found = next_batches(bound, cursor, topology, max_batches=1)
+    if not found:
+        raise CursorError("the run is finished: its limits are reached, no batch follows")
+    return found[0], found[0].after
 
 
 def next_step(
@@ -247,44 +310,20 @@ def next_batches(
     Returns:
         At least one batch and at most `max_batches`; fewer at the end of the epoch or where a
         chunk of the order is full.  Their cursors follow *all* steps up to theirs, also those
-        that a stride leaves out.
+        that a stride leaves out.  Nothing where the run is finished.
     """
     world_size = topology.world_size
-    cursor = settle(bound, cursor, world_size)
-    epoch = cursor.epoch
-    planned: list[tuple[Cursor, Indices, Cursor]] = []  # before, positions, after
-    num_entries = 0
-    while len(planned) < max_batches and num_entries < _CHUNK_ENTRIES and cursor.epoch == epoch:
-        step = bound.cut.step(bound.length - cursor.position, world_size)
-        positions = stride(cursor.position, sum(step), topology.rank, world_size)
-        planned.append((cursor, positions, advance(bound, cursor, world_size, 1)))
-        num_entries += len(positions)
-        if step_stride >= remaining_steps(bound, cursor, world_size):
-            break
-        cursor = advance(bound, cursor, world_size, step_stride)
-    # Fillers lie past the end: they come from the start of the order, several times if need be.
-    everywhere = np.concatenate([positions for _, positions, _ in planned])
-    ordered = bound.order.at(epoch, everywhere % np.uint64(bound.length))
-    edges = np.cumsum([len(positions) for _, positions, _ in planned])[:-1]
-    return [
-        PlannedBatch(
-            epoch=before.epoch,
-            step=before.step,
-            global_step=before.update,
-            rank=topology.rank,
-            world_size=world_size,
-            indices=indices,
-            flags=_flags(bound, positions),
-            after=after,
-        )
-        for (before, positions, after), indices in zip(
-            planned, np.split(ordered, edges), strict=True
-        )
-    ]
+    place = bound.program.settle(_place(cursor), world_size)
+    if bound.program.is_finished(place):
+        return []
+    shares = bound.program.shares(
+        place, topology.rank, world_size, max_batches=max_batches, stride=step_stride
+    )
+    return [_planned(bound, share, topology) for share in shares]
 
 
 def advance(bound: BoundPlan, cursor: Cursor, world_size: int, steps: int) -> Cursor:
-    """Return the cursor some steps later, in O(1).
+    """Return the cursor some steps later.
 
     Args:
         bound: What is executed.
@@ -292,24 +331,14 @@ def advance(bound: BoundPlan, cursor: Cursor, world_size: int, steps: int) -> Cu
         world_size: Number of ranks.
         steps: At most the steps that remain in the epoch of the cursor.
     """
-    rest = bound.length - cursor.position
-    taken = min(rest, steps * bound.cut.step_size(world_size))
-    moved = msgspec.structs.replace(
-        cursor,
-        step=cursor.step + steps,
-        position=cursor.position + taken,
-        update=cursor.update + steps,
-        sample=cursor.sample + taken,
-        world_size=world_size,
-    )
-    return settle(bound, moved, world_size)
+    return bound.cursor(bound.program.advance(_place(cursor), world_size, steps), world_size)
 
 
 def largest_batch(
     bound: BoundPlan,
     cursor: Cursor,
     topology: Topology,
-    weigh: Callable[[Indices], NDArray[np.int64]],
+    weigh: Weigh | Mapping[str, Weigh],
 ) -> int:
     """Return the largest batch weight that one rank meets from a cursor to the end of its epoch.
 
@@ -320,34 +349,49 @@ def largest_batch(
         bound: What is executed.
         cursor: Where to begin.
         topology: Which rank of how many.
-        weigh: Maps sample indices u64[…] to their weights (bytes, say), i64 of the same shape.
+        weigh: Maps sample indices u64[…] to their weights (bytes, say), i64 of the same shape; for
+            compositions, a map of these by name of the part, if the parts have data of their own.
     """
-    cursor = settle(bound, cursor, topology.world_size)
-    epoch, world_size = cursor.epoch, topology.world_size
-    step_size = bound.cut.step_size(world_size)
-    per_rank = step_size // world_size
-    whole = bound.cut.whole_steps(bound.length - cursor.position, world_size)
-    # A batch that is larger than the data must not be allocated: there is no whole step then.
-    first = np.arange(per_rank if whole else 0, dtype=np.uint64) * np.uint64(world_size)
-    first += np.uint64(cursor.position + topology.rank)
-    chunk = max(1, _SCAN_ENTRIES // per_rank)
-    largest = 0
-    for done in range(0, whole, chunk):
-        steps = np.arange(done, min(done + chunk, whole), dtype=np.uint64)
-        positions = first + steps[:, None] * np.uint64(step_size)  # (steps, per_rank)
-        indices = bound.order.at(epoch, positions.ravel()).reshape(positions.shape)
-        largest = max(largest, int(weigh(indices).sum(axis=1).max()))
-    if whole:
-        cursor = advance(bound, cursor, world_size, whole)
-    if cursor.epoch == epoch:
-        batch, _ = next_batch(bound, cursor, topology)
-        largest = max(largest, int(weigh(batch.indices).sum()))
+    rank, world_size = topology.rank, topology.world_size
+    program = bound.program
+    place = program.settle(_place(cursor), world_size)
+    epoch, largest = place.epoch, 0
+    if isinstance(program, FlatProgram) and callable(weigh):
+        largest, place = program.largest(
+            place, rank, world_size, weigh, scan_entries=_SCAN_ENTRIES
+        )
+    while place.epoch == epoch and not program.is_finished(place):
+        shares = program.shares(place, rank, world_size, max_batches=_SCAN_BATCHES)
+        place = shares[-1].after
+        for stream in {share.stream for share in shares}:
+            measure = weigh if callable(weigh) else weigh[stream]
+            found = [s.indices for s in shares if s.stream == stream and len(s.indices)]
+            if found:
+                first = np.cumsum([0, *map(len, found[:-1])])
+                weights = np.add.reduceat(measure(np.concatenate(found)), first)
+                largest = max(largest, int(weights.max()))
     return largest
 
 
-def _flags(bound: BoundPlan, positions: Indices) -> NDArray[np.uint8]:
-    flags = np.zeros(len(positions), dtype=np.uint8)
-    if len(positions) and positions[-1] >= bound.length:
-        filler = Flag.PADDING | (Flag.WRAPPED if bound.cut.tail == "wrap" else 0)
-        flags[positions >= bound.length] = filler
-    return flags
+def _place(cursor: Cursor) -> Place:
+    return Place(
+        cursor.epoch, cursor.step, cursor.position, cursor.update, cursor.sample, cursor.child
+    )
+
+
+def _planned(bound: BoundPlan, share: Share, topology: Topology) -> PlannedBatch:
+    before = share.before
+    return PlannedBatch(
+        epoch=before.epoch,
+        step=before.step,
+        global_step=before.update,
+        rank=topology.rank,
+        world_size=topology.world_size,
+        indices=share.indices,
+        flags=share.flags,
+        after=bound.cursor(share.after, topology.world_size),
+        meta=share.meta,
+        stream=share.stream,
+        role=share.role,
+        origin=share.origin,
+    )

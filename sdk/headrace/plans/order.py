@@ -65,6 +65,10 @@ _MIX_2: Final = np.uint64(0xC4CEB9FE1A85EC53)
 _MIX_SHIFT: Final = np.uint64(33)
 
 
+ORDER_LABEL: Final = b"headrace.order.v1"
+_TWEAK_STEP: Final = np.uint64(0x9E3779B97F4A7C15)
+
+
 class KeyedOrder:
     """A pseudo-random permutation that is computed, not stored: the default shuffle.
 
@@ -79,35 +83,63 @@ class KeyedOrder:
     The result is not for cryptography.  It is pinned by ``tests/golden/keyed.json``.
     """
 
-    __slots__ = ("_bits", "_repeat", "_role", "_seed", "length")
+    __slots__ = ("_label", "_repeat", "_role", "_seed", "length")
 
-    def __init__(self, length: int, seed: int, *, role: int = 0, repeat: int = 0) -> None:
+    def __init__(
+        self,
+        length: int,
+        seed: int,
+        *,
+        role: int = 0,
+        repeat: int = 0,
+        label: bytes = ORDER_LABEL,
+    ) -> None:
         self.length = length
         self._seed = seed
         self._role = role
         self._repeat = repeat
-        self._bits = max(1, (length - 1).bit_length())
+        self._label = label
 
     def at(self, epoch: int, positions: Indices) -> Indices:
         """Return the sample indices at some positions of an epoch (see `Order.at`)."""
-        keys = round_keys(self._seed, epoch, role=self._role, repeat=self._repeat)
-        if self._bits > SMALL_BITS:
-            keys = keys[:NUM_ROUNDS]
-        limit = np.uint64(self.length)
-        result = _feistel(positions, self._bits, keys)
-        # Walking the cycle of a position below the limit must come back below the limit; at
-        # least half of the domain is below it, so the expected number of walks is under two.
-        outside = np.flatnonzero(result >= limit)
-        while outside.size:
-            walked = _feistel(result[outside], self._bits, keys)
-            result[outside] = walked
-            outside = outside[walked >= limit]
-        return result
+        keys = round_keys(
+            self._seed, epoch, role=self._role, repeat=self._repeat, label=self._label
+        )
+        return permute(positions, self.length, keys)
 
 
-def round_keys(seed: int, epoch: int, *, role: int = 0, repeat: int = 0) -> Indices:
+def permute(
+    positions: Indices, length: int, keys: Indices, *, tweak: Indices | None = None
+) -> Indices:
+    """Return the images of some positions under the permutation that the keys make of 0..length-1.
+
+    Args:
+        positions: u64[m], each < length; left unchanged.
+        length: Size of the domain, >= 1.
+        keys: Round keys (see `round_keys`).
+        tweak: u64[m]; positions with different tweaks are permuted independently.
+    """
+    bits = max(1, (length - 1).bit_length())
+    if bits > SMALL_BITS:
+        keys = keys[:NUM_ROUNDS]
+    limit = np.uint64(length)
+    tweak = None if tweak is None else _mixed(tweak)
+    result = _feistel(positions, bits, keys, tweak)
+    # Walking the cycle of a position below the limit must come back below the limit; at least
+    # half of the domain is below it, so the expected number of walks is under two.
+    outside = np.flatnonzero(result >= limit)
+    while outside.size:
+        walked = _feistel(result[outside], bits, keys, None if tweak is None else tweak[outside])
+        result[outside] = walked
+        outside = outside[walked >= limit]
+    return result
+
+
+def round_keys(
+    seed: int, epoch: int, *, role: int = 0, repeat: int = 0, label: bytes = ORDER_LABEL
+) -> Indices:
     """Return the Feistel round keys of one epoch, u64[32]; a long order uses the first 16."""
-    context = b"headrace.order.v1" + b"".join(
+    context = label + b"".join(
         number.to_bytes(8, "big") for number in (seed, epoch, role, repeat)
     )
     stream = b"".join(
@@ -117,7 +149,19 @@ def round_keys(seed: int, epoch: int, *, role: int = 0, repeat: int = 0) -> Indi
     return np.frombuffer(stream, dtype=">u8").astype(np.uint64)
 
 
-def _feistel(values: Indices, bits: int, keys: Indices) -> Indices:
+def _mixed(values: Indices) -> Indices:
+    """Return a 64-bit mix of each value: the finaliser of MurmurHash3, of the value plus one."""
+    mixed = (values + np.uint64(1)) * _TWEAK_STEP
+    for factor in (_MIX_1, _MIX_2):
+        mixed ^= mixed >> _MIX_SHIFT
+        mixed *= factor
+    mixed ^= mixed >> _MIX_SHIFT
+    return mixed
+
+
+def _feistel(
+    values: Indices, bits: int, keys: Indices, tweak: Indices | None = None
+) -> Indices:
     low_bits = np.uint64(bits - bits // 2)
     low_mask = np.uint64((1 << int(low_bits)) - 1)
     high_mask = np.uint64((1 << (bits // 2)) - 1)
@@ -128,6 +172,8 @@ def _feistel(values: Indices, bits: int, keys: Indices) -> Indices:
     for number, key in enumerate(keys):
         half, other, mask = (high, low, low_mask) if number % 2 else (low, high, high_mask)
         np.bitwise_xor(half, key, out=mixed)
+        if tweak is not None:
+            mixed += tweak
         for factor in (_MIX_1, _MIX_2):
             np.right_shift(mixed, _MIX_SHIFT, out=shifted)
             mixed ^= shifted

@@ -151,8 +151,8 @@ def test_a_seed_out_of_range_is_named_with_value_and_range(value: Any) -> None: 
 @pytest.mark.parametrize(
     ("fields", "told"),
     [
-        ({"tail": "pad"}, "tail='pad' is unknown: choose 'short', 'drop' or 'wrap'"),
-        ({"order": "torch"}, "order='torch' is unknown: choose 'keyed'"),
+        ({"tail": "pad"}, "tail='pad' is unknown: choose 'short', 'drop', 'wrap' or 'wrap-once'"),
+        ({"order": "numpy"}, "order='numpy' is unknown: choose 'keyed', 'torch'"),
         ({"global_batch_size": 16}, "exactly one of batch_size="),
         ({"batch_size": None}, "got neither"),
     ],

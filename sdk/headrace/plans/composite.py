@@ -1,0 +1,263 @@
+"""The public plans made of plans: one after the other, in turn, or extras at intervals.
+
+`Plan`, the union of all plans that travel, is defined here, because these contain it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import msgspec
+
+from ..checks import check_choice, check_integer
+from ..errors import PlanError
+from .base import Described
+from .scaled import MultiScale, VariableBatch, VideoVariable
+from .spec import ByteBudget, Sequential, ShardShuffled, Shuffled
+
+if TYPE_CHECKING:
+    from .data import Data
+    from .program import Program
+
+__all__ = ["Chain", "Every", "Interleaved", "Limits", "Link", "Plan", "SinglePlan"]
+
+SinglePlan = (
+    Sequential
+    | Shuffled
+    | ShardShuffled
+    | ByteBudget
+    | MultiScale
+    | VariableBatch
+    | VideoVariable
+)
+"""All plans over one order."""
+
+
+class Link(
+    msgspec.Struct,
+    frozen=True,
+    forbid_unknown_fields=True,
+    repr_omit_defaults=True,
+    tag_field="type",
+    tag="Link",
+):
+    """A plan of a `Chain`, with a source of its own if it has one."""
+
+    plan: SinglePlan
+    """What is executed."""
+
+    source: Any = None
+    """Where its samples are (`headrace.Objects`); None: the source of the stream."""
+
+    def __post_init__(self) -> None:
+        _check_single("plan", self.plan)
+        msgspec.structs.force_setattr(self, "source", _source(self.source))
+
+
+class Chain(Described, frozen=True, kw_only=True, tag="Chain"):
+    """Several plans in one stream: each batch belongs to one of them and carries its name.
+
+    An epoch of the chain is one epoch of each plan.
+
+    Example:
+        >>> Chain(plans={"a": Sequential(batch_size=2), "b": Sequential(batch_size=3)}).mode
+        'sequential'
+    """
+
+    plans: dict[str, Link | SinglePlan]
+    """The plans by name, in their sequence; a `Link` gives one a source of its own."""
+
+    mode: Literal["sequential", "interleave"] = "sequential"
+    """``"sequential"``: one plan to its end, then the next; ``"interleave"``: a step of each in
+    turn; a plan that has reached its end drops out."""
+
+    def __post_init__(self) -> None:
+        _check_names("plans", self.plans)
+        links = {
+            name: link if isinstance(link, Link) else Link(link)
+            for name, link in self.plans.items()
+        }
+        msgspec.structs.force_setattr(self, "plans", links)
+        check_choice("mode", self.mode, ("sequential", "interleave"), PlanError)
+
+    @property
+    def links(self) -> dict[str, Link]:
+        """The plans by name, each as a `Link`."""
+        return self.plans  # type: ignore[return-value]
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    def program(self, data: Data, *, role: int = 0) -> Program:
+        """Return what executes this plan over some data."""
+        from .chain import ChainProgram
+
+        return ChainProgram(self, data)
+
+
+class Every(msgspec.Struct, frozen=True, forbid_unknown_fields=True, repr_omit_defaults=True):
+    """A plan that is run as a whole between steps of the main one, at an interval.
+
+    Exactly one interval is given.  It counts what the main plan has done since the start of the
+    run; an interval that is crossed several times within one update fires once.
+    """
+
+    plan: SinglePlan
+    """What is run, one of its epochs each time."""
+
+    epochs: int | None = None
+    """After every so many epochs of the main plan."""
+
+    updates: int | None = None
+    """After every so many updates."""
+
+    samples: int | None = None
+    """Whenever the samples pass a multiple of this."""
+
+    batch_size: int | None = None
+    """Samples per step and rank, in place of those of `plan`."""
+
+    source: Any = None
+    """Where its samples are (`headrace.Objects`); None: the source of the stream."""
+
+    def __post_init__(self) -> None:
+        _check_single("plan", self.plan)
+        intervals = {name: getattr(self, name) for name in ("epochs", "updates", "samples")}
+        given = {name: value for name, value in intervals.items() if value is not None}
+        if len(given) != 1:
+            raise PlanError(
+                f"an extra takes exactly one of epochs=, updates=, samples=; got {given or 'none'}"
+            )
+        ((name, value),) = given.items()
+        check_integer(name, value, 1, 2**63, PlanError)
+        if self.batch_size is not None:
+            check_integer("batch_size", self.batch_size, 1, 2**31, PlanError)
+            if isinstance(self.plan, ByteBudget):
+                raise PlanError(
+                    f"batch_size={self.batch_size} does not go with ByteBudget, whose batches the "
+                    "budget cuts: leave it out"
+                )
+        msgspec.structs.force_setattr(self, "source", _source(self.source))
+
+    @property
+    def effective_plan(self) -> SinglePlan:
+        """The plan with the batch size that counts."""
+        if self.batch_size is None or isinstance(self.plan, ByteBudget):
+            return self.plan
+        return msgspec.structs.replace(
+            self.plan, batch_size=self.batch_size, global_batch_size=None
+        )
+
+
+class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, repr_omit_defaults=True):
+    """Where a run ends: at the first limit that an update reaches.
+
+    A limit of 0 means: run every extra once, then end.
+    """
+
+    epochs: int | None = None
+    updates: int | None = None
+    samples: int | None = None
+
+    def __post_init__(self) -> None:
+        limits = {name: getattr(self, name) for name in self.__struct_fields__}
+        if all(value is None for value in limits.values()):
+            raise PlanError("limits take at least one of epochs=, updates=, samples=; got none")
+        for name, value in limits.items():
+            if value is not None:
+                check_integer(f"limits {name}", value, 0, 2**63, PlanError)
+
+
+class Interleaved(Described, frozen=True, kw_only=True, tag="Interleaved"):
+    """A main plan, and extras that run as a whole between its steps.
+
+    The stream runs until its limits, in one pass.  Extras that fall due together run in their
+    sequence, each to its end; those that fall due at the last update run before the end.
+
+    Example:
+        >>> plan = Interleaved(
+        ...     train=Shuffled(batch_size=4),
+        ...     extras={"val": Every(Sequential(batch_size=8), epochs=1)},
+        ...     limits=Limits(epochs=2),
+        ... )
+        >>> plan.extras["val"].epochs
+        1
+    """
+
+    NOT_IN_DIGEST: ClassVar[frozenset[str]] = frozenset({"limits"})
+
+    train: SinglePlan | Chain
+    """The main plan."""
+
+    limits: Limits
+    """Where the run ends; not part of the digest, so that a run can be prolonged."""
+
+    extras: dict[str, Every] = {}
+    """The extras by name, in their sequence."""
+
+    samples_of: Literal["all", "rank"] = "all"
+    """Whose samples intervals and limits count: those of ``"all"`` ranks without fillers, or each
+    batch entry of one ``"rank"`` (as noether does)."""
+
+    accumulate: int = 1
+    """Steps that make one update (gradient accumulation); the end of an epoch completes one."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.train, SinglePlan | Chain):
+            raise PlanError(f"train={self.train!r} is no plan to run as the main one")
+        if not isinstance(self.limits, Limits):
+            raise PlanError(f"limits={self.limits!r} must be Limits(epochs=, updates=, samples=)")
+        if self.extras:
+            _check_names("extras", self.extras)
+        for name, extra in self.extras.items():
+            if not isinstance(extra, Every):
+                raise PlanError(f"extras[{name!r}]={extra!r} must be Every(plan, epochs=…)")
+        for name in {"train", *(self.train.plans if isinstance(self.train, Chain) else ())}:
+            if name in self.extras:
+                raise PlanError(f"extras[{name!r}]: that name is taken by the main plan")
+        check_choice("samples_of", self.samples_of, ("all", "rank"), PlanError)
+        check_integer("accumulate", self.accumulate, 1, 2**31, PlanError)
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    def program(self, data: Data, *, role: int = 0) -> Program:
+        """Return what executes this plan over some data."""
+        from .interleave import InterleavedProgram
+
+        return InterleavedProgram(self, data)
+
+
+Plan = SinglePlan | Chain | Interleaved
+"""All plans that travel over the wire and stand in a configuration, told apart by ``type``."""
+
+
+def _check_single(name: str, plan: object) -> None:
+    if not isinstance(plan, SinglePlan):
+        raise PlanError(
+            f"{name}={plan!r} is no plan over one order: give Sequential, Shuffled, ShardShuffled, "
+            "ByteBudget, MultiScale, VariableBatch or VideoVariable"
+        )
+
+
+def _check_names(field: str, plans: object) -> None:
+    if not isinstance(plans, dict) or not 1 <= len(plans) <= 256:
+        raise PlanError(f"{field}={plans!r} must be a dict of 1..256 plans by name")
+    for name in plans:
+        if not isinstance(name, str) or not 1 <= len(name.encode()) <= 64:
+            raise PlanError(f"{field} name {name!r} is out of range: it must have 1..64 bytes")
+
+
+def _source(source: object) -> object:
+    if source is None:
+        return None
+    # Sources hold streams, which hold plans: they cannot be imported above.
+    from ..sources import Source
+
+    if isinstance(source, dict):
+        return msgspec.convert(source, Source)
+    if not isinstance(source, Source):
+        raise PlanError(f"source={source!r} is no source: use Objects(uri)")
+    return source
+
+

@@ -1,0 +1,149 @@
+"""The permutations of torch and of Python, bit for bit, without torch.
+
+They are defined by a sequence of draws and swaps, so they cost O(n) time and memory for each epoch.
+The permutation of the last epochs is kept; it is a function of seed and epoch, so that does not
+show.
+"""
+
+from __future__ import annotations
+
+import random
+from array import array
+from collections import OrderedDict
+from threading import Lock
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from ..errors import PlanError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from .order import Indices
+
+MAX_EXACT: Final = 1 << 25
+"""Samples that an exact permutation has at most: 128 MiB and some ten seconds for each epoch."""
+
+_KEPT_EPOCHS: Final = 2
+_DRAWS: Final = 1 << 16
+"""Random numbers that are drawn in one go."""
+
+
+def torch_permutation(length: int, seed: int, *, skip: int = 0) -> NDArray[np.uint32]:
+    """Return ``torch.randperm(length)`` of a CPU generator after ``manual_seed(seed)``, u32[n].
+
+    A Fisher-Yates shuffle from the front, driven by the 32-bit outputs of MT19937.
+
+    Args:
+        length: Number of samples.
+        seed: Any integer; only its value modulo 2**32 counts.
+        skip: Permutations of the same length that the generator has made before.
+    """
+    permutation = array("I", range(length))
+    if length < 2:
+        return np.array(permutation, dtype=np.uint32)
+    generator = np.random.MT19937()
+    # The classic seeding by one integer; numpy's own would hash it.
+    generator._legacy_seeding(seed & 0xFFFFFFFF)  # type: ignore[attr-defined]
+    left = skip * (length - 1)
+    while left:
+        left -= len(generator.random_raw(min(left, _DRAWS)))
+    for first in range(0, length - 1, _DRAWS):
+        last = min(first + _DRAWS, length - 1)
+        spans = length - np.arange(first, last, dtype=np.uint64)
+        steps = generator.random_raw(last - first).astype(np.uint64) % spans
+        for here, step in enumerate(steps.tolist(), first):
+            there = here + step
+            permutation[here], permutation[there] = permutation[there], permutation[here]
+    return np.array(permutation, dtype=np.uint32)
+
+
+def python_generator(seed: int) -> random.Random:
+    """Return a private ``random.Random``, seeded with an integer."""
+    return random.Random(seed)
+
+
+def below(generator: random.Random, limit: int) -> int:
+    """Return a number below a limit, as Python's ``random`` draws it: pinned here, not there."""
+    bits = limit.bit_length()
+    draw = generator.getrandbits
+    value = draw(bits)
+    while value >= limit:
+        value = draw(bits)
+    return value
+
+
+def python_permutation(length: int, generator: random.Random) -> NDArray[np.uint32]:
+    """Return what ``generator.shuffle(list(range(length)))`` makes, u32[n]; moves the generator."""
+    permutation = array("I", range(length))
+    draw = generator.getrandbits
+    for here in range(length - 1, 0, -1):
+        # `below(generator, here + 1)`, written out: the call would take longer than the draw.
+        bits = (here + 1).bit_length()
+        there = draw(bits)
+        while there > here:
+            there = draw(bits)
+        permutation[here], permutation[there] = permutation[there], permutation[here]
+    return np.array(permutation, dtype=np.uint32)
+
+
+class ExactOrder:
+    """A permutation that is made as a whole for each epoch.
+
+    Args:
+        length: Number of samples.
+        make: Maps an epoch to its permutation, u32[n].
+        name: What it is called in errors.
+
+    Raises:
+        PlanError: If there are more samples than `MAX_EXACT`.
+    """
+
+    __slots__ = ("_epochs", "_lock", "_make", "length")
+
+    def __init__(self, length: int, make: Callable[[int], NDArray[np.uint32]], name: str) -> None:
+        if length > MAX_EXACT:
+            raise PlanError(
+                f"order={name!r} is made as a whole for each epoch and is limited to {MAX_EXACT} "
+                f"samples, the data has {length}: use order='keyed', which is computed"
+            )
+        self.length = length
+        self._make = make
+        self._epochs: OrderedDict[int, NDArray[np.uint32]] = OrderedDict()
+        self._lock = Lock()
+
+    def at(self, epoch: int, positions: Indices) -> Indices:
+        """Return the sample indices at some positions of an epoch (see `Order.at`)."""
+        return self.permutation(epoch)[positions].astype(np.uint64)
+
+    def permutation(self, epoch: int) -> NDArray[np.uint32]:
+        """Return the permutation of an epoch; blocks for a while the first time."""
+        with self._lock:
+            found = self._epochs.get(epoch)
+            if found is None:
+                found = self._epochs[epoch] = self._make(epoch)
+                while len(self._epochs) > _KEPT_EPOCHS:
+                    self._epochs.popitem(last=False)
+            return found
+
+
+def torch_order(length: int, seed: int) -> ExactOrder:
+    """Return the order of a torch generator that is seeded with ``seed + epoch``."""
+    return ExactOrder(length, lambda epoch: torch_permutation(length, seed + epoch), "torch")
+
+
+def torch_continued_order(length: int, seed: int) -> ExactOrder:
+    """Return the order of a torch generator that is seeded once and goes on."""
+    return ExactOrder(
+        length, lambda epoch: torch_permutation(length, seed, skip=epoch), "torch-continued"
+    )
+
+
+def python_order(length: int, seed: int) -> ExactOrder:
+    """Return the order of ``random.Random(seed + epoch)``."""
+    return ExactOrder(
+        length, lambda epoch: python_permutation(length, python_generator(seed + epoch)), "python"
+    )

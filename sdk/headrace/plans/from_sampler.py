@@ -1,0 +1,311 @@
+"""Any torch sampler or batch sampler as a plan, which runs in the trainer.
+
+The sampler is drawn from in the trainer, batch by batch; a window of drawn batches is what is read
+ahead.  Its state is taken after each drawn batch and travels with it, so that reading ahead does
+not move the checkpoint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+import numpy as np
+
+from ..checks import check_flag, check_integer
+from ..errors import CursorError, ManifestMismatchError, PlanError
+from .cursor import Cursor
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from ..topology import Topology
+    from .order import Indices
+
+# Samplers of torch whose order comes from a live generator: skipping cannot find back into it.
+_LIVE: Final = frozenset({"RandomSampler", "SubsetRandomSampler", "WeightedRandomSampler"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrawnBatch:
+    """One batch of a sampler, and where the stream stands after it."""
+
+    epoch: int
+    step: int
+    global_step: int
+    indices: Indices
+    """u64[n] sample indices."""
+
+    after: Cursor
+    """The cursor that follows this batch; it belongs to this rank alone."""
+
+    @property
+    def is_last_of_epoch(self) -> bool:
+        """True when the next batch belongs to another epoch."""
+        return self.after.epoch != self.epoch
+
+
+class FromSampler:
+    """A plan whose order is that of a sampler object; it runs in the trainer.
+
+    Resume is exact if the sampler has ``state_dict`` and ``load_state_dict``, or if its order is a
+    function of ``set_epoch``.  A state belongs to one rank of one world size: the exception from the
+    rule that any rank's state loads on any rank.
+
+    Args:
+        sampler: Yields indices, or batches of indices if `batch_size` is None.  It deals to the
+            ranks itself.
+        batch_size: Samples per batch, for a sampler that yields single indices.
+        drop_last: Whether a last batch that is smaller is left out.
+        name: What tells it from others in a state; by default the name of its class.
+
+    Raises:
+        PlanError: If it cannot be iterated, or an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        sampler: Iterable[Any],
+        *,
+        batch_size: int | None = None,
+        drop_last: bool = False,
+        name: str | None = None,
+    ) -> None:
+        if not hasattr(sampler, "__iter__") or isinstance(sampler, str | bytes | dict):
+            raise PlanError(
+                f"sampler={sampler!r} is no sampler: give an object whose iteration yields "
+                "indices (with batch_size=), or batches of them"
+            )
+        if iter(sampler) is sampler:
+            raise PlanError(
+                f"sampler={type(sampler).__name__} can be iterated only once: give an object that "
+                "begins anew in each epoch"
+            )
+        if batch_size is not None:
+            check_integer("batch_size", batch_size, 1, 2**31, PlanError)
+        check_flag("drop_last", drop_last, PlanError)
+        if drop_last and batch_size is None:
+            raise PlanError("drop_last=True goes with batch_size=: the batches are the sampler's")
+        self.sampler = sampler
+        self.batch_size = batch_size
+        self.drop_last = drop_last
+        self.name = name or type(sampler).__qualname__
+
+    def __repr__(self) -> str:
+        size = "" if self.batch_size is None else f", batch_size={self.batch_size}"
+        last = ", drop_last=True" if self.drop_last else ""
+        return f"FromSampler({self.name}{size}{last})"
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the canonical JSON of name, batch size and drop_last, in hex."""
+        facts = {
+            "type": "FromSampler",
+            "name": self.name,
+            "batch_size": self.batch_size,
+            "drop_last": self.drop_last,
+        }
+        return hashlib.sha256(msgspec.json.encode(facts, order="sorted")).hexdigest()
+
+    def start(self, manifest: str, topology: Topology, *, epoch: int = 0) -> Cursor:
+        """Return the cursor before the first batch of an epoch of a fresh sampler."""
+        return Cursor(
+            plan=self.digest,
+            manifest=manifest,
+            epoch=epoch,
+            world_size=topology.world_size,
+            child={"rank": topology.rank, "state": None},
+        )
+
+    def run(self, length: int, manifest: str, topology: Topology, cursor: Cursor) -> SamplerRun:
+        """Return a run that begins at a cursor; the sampler must not be used by anybody else.
+
+        Raises:
+            CursorError: If the cursor is that of another sampler, rank or world size, or the
+                sampler cannot find back to it.
+            ManifestMismatchError: If it belongs to other data.
+        """
+        return SamplerRun(self, length, manifest, topology, cursor)
+
+
+class SamplerRun:
+    """Draws batches from a sampler, a window at a time."""
+
+    def __init__(
+        self, plan: FromSampler, length: int, manifest: str, topology: Topology, cursor: Cursor
+    ) -> None:
+        self._plan = plan
+        self._length = length
+        self._topology = topology
+        self._check(cursor, manifest)
+        self._cursor = cursor
+        # Batches of the epoch in progress; None between epochs.
+        self._drawing: Iterator[tuple[Indices, Any]] | None = None
+        # The next batch, drawn already because only then it is known that the one before was not
+        # the last of its epoch; with the state of the sampler after it.
+        self._ahead: tuple[Indices, Any] | None = None
+        self._resume(cursor)
+
+    @property
+    def cursor(self) -> Cursor:
+        """Where the next batch stands."""
+        return self._cursor
+
+    def draw(self, max_batches: int) -> list[DrawnBatch]:
+        """Return the next window: at most so many batches, all of one epoch.
+
+        Raises:
+            PlanError: If the sampler yields something else than indices of samples, or an epoch
+                without a batch.
+        """
+        if self._ahead is None:
+            self._begin_epoch()
+        window: list[DrawnBatch] = []
+        while self._ahead is not None and len(window) < max_batches:
+            assert self._drawing is not None
+            indices, state = self._ahead
+            before = self._cursor
+            self._ahead = next(self._drawing, None)
+            is_last = self._ahead is None
+            self._cursor = msgspec.structs.replace(
+                before,
+                epoch=before.epoch + 1 if is_last else before.epoch,
+                step=0 if is_last else before.step + 1,
+                position=0 if is_last else before.position + len(indices),
+                update=before.update + 1,
+                sample=before.sample + len(indices),
+                child={"rank": self._topology.rank, "state": self._state() if is_last else state},
+            )
+            window.append(
+                DrawnBatch(
+                    epoch=before.epoch,
+                    step=before.step,
+                    global_step=before.update,
+                    indices=indices,
+                    after=self._cursor,
+                )
+            )
+        return window
+
+    def _check(self, cursor: Cursor, manifest: str) -> None:
+        if cursor.plan != self._plan.digest:
+            raise CursorError(
+                f"the cursor belongs to plan {cursor.plan[:12]}…, this stream runs plan "
+                f"{self._plan.digest[:12]}… ({self._plan!r})"
+            )
+        if cursor.manifest != manifest:
+            raise ManifestMismatchError(
+                f"the cursor belongs to manifest {cursor.manifest[:12]}…, the source has manifest "
+                f"{manifest[:12]}… ({self._length} samples)"
+            )
+        rank = (cursor.child or {}).get("rank")
+        if (rank, cursor.world_size) != (self._topology.rank, self._topology.world_size):
+            raise CursorError(
+                f"the state of a sampler belongs to rank {rank} of {cursor.world_size}, this is "
+                f"rank {self._topology.rank} of {self._topology.world_size}: load the state that "
+                "this rank saved, on the same number of ranks"
+            )
+
+    def _resume(self, cursor: Cursor) -> None:
+        state = (cursor.child or {}).get("state")
+        load = _method(self._plan.sampler, "load_state_dict")
+        if state is not None and load is not None:
+            self._set_epoch(cursor.epoch)
+            load(state)
+            if cursor.step:
+                self._begin(skip=0)
+        elif cursor.step:
+            live = _live(self._plan.sampler)
+            if live:
+                raise CursorError(
+                    f"step {cursor.step} of {live} cannot be found again, its order comes from a "
+                    "live generator: give the sampler state_dict and load_state_dict, or use "
+                    "plans.Shuffled"
+                )
+            self._set_epoch(cursor.epoch)
+            self._begin(skip=cursor.step)
+        if cursor.step and self._ahead is None:
+            raise CursorError(
+                f"the sampler ends before step {cursor.step} of epoch {cursor.epoch}: it is not the "
+                "one that made the state"
+            )
+
+    def _begin_epoch(self) -> None:
+        self._set_epoch(self._cursor.epoch)
+        self._begin(skip=0)
+        if self._ahead is None:
+            raise PlanError(f"{self._plan!r} yields no batch in epoch {self._cursor.epoch}")
+
+    def _begin(self, *, skip: int) -> None:
+        self._drawing = islice(self._batches(), skip, None)
+        self._ahead = next(self._drawing, None)
+
+    def _batches(self) -> Iterator[tuple[Indices, Any]]:
+        plan = self._plan
+        if plan.batch_size is None:
+            for batch in plan.sampler:
+                yield self._indices(batch), self._state()
+            return
+        items = iter(plan.sampler)
+        while batch := list(islice(items, plan.batch_size)):
+            if plan.drop_last and len(batch) < plan.batch_size:
+                return
+            yield self._indices(batch), self._state()
+
+    def _indices(self, batch: object) -> Indices:
+        try:
+            found = np.asarray(batch)
+        except (TypeError, ValueError):
+            found = np.empty((0, 0))
+        if found.size == 0 and found.ndim == 1:
+            return np.empty(0, dtype=np.uint64)
+        if found.ndim != 1 or found.dtype.kind not in "iu":
+            hint = "" if self._plan.batch_size is not None else " (for single indices, give batch_size=)"
+            raise PlanError(
+                f"{self._plan!r} yields {batch!r}, which is no list of sample indices{hint}"
+            )
+        low, high = int(found.min()), int(found.max())
+        if low < 0 or high >= self._length:
+            raise PlanError(
+                f"{self._plan!r} yields index {low if low < 0 else high}, the source has samples "
+                f"0..{self._length - 1}"
+            )
+        return found.astype(np.uint64)
+
+    def _state(self) -> Any:  # noqa: ANN401 - of the sampler
+        take = _method(self._plan.sampler, "state_dict")
+        return None if take is None else take()
+
+    def _set_epoch(self, epoch: int) -> None:
+        set_epoch = _method(self._plan.sampler, "set_epoch")
+        if set_epoch is not None:
+            set_epoch(epoch)
+
+
+def _layers(sampler: object) -> Iterator[object]:
+    # A batch sampler of torch holds the sampler that has the epoch.
+    for _ in range(8):
+        yield sampler
+        inner = getattr(sampler, "sampler", None)
+        if inner is None:
+            return
+        sampler = inner
+
+
+def _method(sampler: object, name: str) -> Any:  # noqa: ANN401 - of the sampler
+    for layer in _layers(sampler):
+        method = getattr(layer, name, None)
+        if callable(method):
+            return method
+    return None
+
+
+def _live(sampler: object) -> str:
+    for layer in _layers(sampler):
+        kind = type(layer)
+        if kind.__module__.startswith("torch.utils.data") and kind.__name__ in _LIVE:
+            return kind.__name__
+    return ""
