@@ -20,6 +20,7 @@ from tests.support.app import AppThread, Reads
 from tests.support.daemon import DaemonProcess
 from tests.support.expected import expected
 from tests.support.files import check, content, stream_of, write_samples
+from tests.support.planning import bind
 from tests.support.scripted import ScriptedDaemon
 
 if TYPE_CHECKING:
@@ -313,7 +314,7 @@ def growing_plan() -> Plan:
         plan = Shuffled(batch_size=3, seed=seed)
         largest = []
         for epoch in range(2):
-            order = plan.make_order(9).at(epoch, _NINE)
+            order = bind(plan, 9).order.at(epoch, _NINE)
             steps = order.reshape(3, 3)
             largest.append(max(sum(index < 3 for index in step) for step in steps.tolist()))
         if largest == [1, 3]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from headrace.plans import engine
+from headrace.plans.base import FixedBatches
 from headrace.plans.engine import BoundPlan, Flag, PlannedBatch
 
 if TYPE_CHECKING:
@@ -100,6 +101,7 @@ def rank_epoch(bound: BoundPlan, cursor: Cursor, topology: Topology) -> list[Pla
 def expected_epoch(bound: BoundPlan, world_size: int, epoch: int = 0) -> list[list[Row]]:
     """Return an epoch from its start as lists say it, steps of ranks."""
     plan, n = bound.plan, bound.length
+    assert isinstance(plan, FixedBatches)
     order = bound.order.at(epoch, np.arange(n, dtype=np.uint64)).tolist()
     size = plan.global_batch_size or (plan.batch_size or 0) * world_size
     pieces = [order[at : at + size] for at in range(0, n, size)]

@@ -11,6 +11,7 @@ import msgspec
 
 from headrace.errors import CursorError, PlanError
 from headrace.plans.cursor import Cursor, Seek
+from headrace.plans.data import Data
 from headrace.plans.engine import (
     BoundPlan,
     check,
@@ -58,15 +59,14 @@ class BoundStream(NamedTuple):
     @property
     def steps(self) -> int:
         """Steps in the whole epoch of the position."""
-        if self.cursor.position == 0:
-            return epoch_steps(self.bound, self.topology.world_size)
+        if self.cursor.step == 0:
+            return epoch_steps(self.bound, self.topology.world_size, self.cursor.epoch)
         return self.cursor.step + self.remaining
 
     @property
     def samples_per_batch(self) -> int:
-        """Samples of a whole batch of one rank."""
-        world_size = self.topology.world_size
-        return self.bound.cut.step_size(world_size) // world_size
+        """Samples of the largest batch of one rank; 0 where only the data says it."""
+        return self.bound.program.batch_samples(self.topology.world_size) or 0
 
 
 class Streams:
@@ -110,7 +110,9 @@ class Streams:
         where = _position(start)
         digest = where.manifest if isinstance(where, Cursor) else None
         source = await self._catalog.open(stream.source, digest=digest, progress=progress)
-        bound = BoundPlan(stream.plan, len(source.manifest), source.manifest.digest)
+        manifest = source.manifest
+        data = Data(len(manifest), manifest.digest, {"sizes": manifest.sizes})
+        bound = BoundPlan(stream.plan, len(manifest), manifest.digest, data)
         match where:
             case Cursor():
                 check(bound, where)

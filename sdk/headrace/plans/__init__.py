@@ -1,14 +1,14 @@
 """Sampler plans: what is read and in which order.
 
-The public plans are frozen, validated values; what executes them (`headrace.plans.engine`) is made of
-pure functions of (plan, data, cursor, topology).  A plan is an **order** × a **cut** × a **tail** ×
-a **split**, and compositions are plans of plans:
+The public plans are frozen, validated values; what executes them (`headrace.plans.engine`) is made
+of pure functions of (plan, data, cursor, topology).  A plan is an **order** × a **cut** × a
+**tail** × a **split**, and compositions are plans of plans:
 
 ======================  ============================================================================
 `Sequential`            manifest order, fixed batches
 `Shuffled`              ``order="keyed" | "torch" | "torch-continued" | "python"``, fixed batches
 `ShardShuffled`         shard order and a window, fixed batches
-`ByteBudget`            any order, as many samples as fit (``max_bytes=`` or ``max_total=, column=``)
+`ByteBudget`            any order, as many samples as fit (``max_bytes=``, or ``max_total=``)
 `MultiScale`            any order, fixed batches, a size (h, w) for each step
 `VariableBatch`         … and a batch size that keeps the pixels of a step constant
 `VideoVariable`         … frames and clips
@@ -18,8 +18,8 @@ a **split**, and compositions are plans of plans:
 ======================  ============================================================================
 
 Modifiers of all orders (`headrace.plans.base.Ordered`): ``subset``, ``pad_to``, ``node_blocks``,
-``reverse``, ``repeats``, ``truncate``, ``replicated``.  Tails: ``short | drop | wrap | wrap-once``,
-and ``uneven="fill" | "drop"`` for the entries that the ranks do not divide.
+``reverse``, ``repeats``, ``truncate``, ``part``, ``replicated``.  Tails: ``short | drop | wrap |
+wrap-once``, and ``uneven="fill" | "drop"`` for the entries that the ranks do not divide.
 
 **Literal behaviour is an option**, never another engine.  What the samplers of other systems are:
 
@@ -41,9 +41,9 @@ and ``uneven="fill" | "drop"`` for the entries that the ranks do not divide.
   "drop", drop_last, saturation_factor, tail="short")`` with ``order="sequential"``, or
   ``order="torch", reverse=True`` (``"torch-continued"`` for a generator that is seeded once).
 * noether *InterleavedSampler*: ``Interleaved(train, extras, limits, samples_of="rank")``;
-  ``drop_last`` of the sampler is ``tail="drop"`` of ``train`` with ``uneven`` as for helios, and the
-  batch size clamped to the length; extras have ``tail="short"``, and ``replicated=True`` where their
-  sampler knows no ranks while the main one does.
+  ``drop_last`` of the sampler is ``tail="drop"`` of ``train`` with ``uneven`` as for helios, and
+  the batch size clamped to the length; extras have ``tail="short", same_order=True``.  A sampler
+  that knows no ranks is ``replicated=True``.  ``evaluation`` is a limit of 0.
 
 Without a daemon: ``plan.batch_sampler(length_or_sizes, rank=, world_size=)``.  What a batch carries
 besides indices stands in `PlannedBatch.meta`: ``height width frames clips`` of scaled plans,
@@ -56,8 +56,8 @@ from .base import Slice
 from .composite import Chain, Every, Interleaved, Limits, Link, Plan
 from .cursor import Cursor, Seek
 from .data import Data
-from .registry import create, register
 from .from_sampler import FromSampler
+from .registry import create, register
 from .sampler import PlanBatchSampler
 from .scaled import Growth, MultiScale, Scales, VariableBatch, VideoVariable, base_only
 from .spec import ByteBudget, Sequential, ShardShuffled, Shuffled

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, cast
 
 import msgspec
 
@@ -18,9 +18,10 @@ from ..errors import PlanError
 from .cut import FixedCut, Tail, Uneven
 
 if TYPE_CHECKING:
+    from .composite import Plan
     from .data import Data
     from .program import Program
-    from .sampler import PlanBatchSampler, Planned
+    from .sampler import PlanBatchSampler
 
 MAX_SUBSET: Final = 100_000
 """Indices that a subset lists at most: a plan has to fit one message."""
@@ -67,7 +68,7 @@ class Described(
 
     @property
     def description(self) -> str:
-        """The canonical fields as JSON, long values replaced by a digest; at most some 500 bytes."""
+        """The canonical fields as JSON, long values replaced by a digest."""
         facts = {name: _short(value) for name, value in self.canonical().items()}
         return msgspec.json.encode(facts, order="sorted").decode()
 
@@ -88,8 +89,6 @@ class Described(
         data: int | Any | Data | Mapping[str, Any],  # noqa: ANN401 - sizes are any array
         rank: int | None = None,
         world_size: int | None = None,
-        *,
-        item: Planned | None = None,
     ) -> PlanBatchSampler:
         """Return a batch sampler for a map-style dataset: the same batches, without a daemon.
 
@@ -98,12 +97,10 @@ class Described(
                 several streams, a map of these by name.
             rank: Rank of this process; by default as `DaemonDataset` finds it.
             world_size: Number of processes, likewise.
-            item: Called with each `PlannedBatch` and the list of its indices; what it returns is
-                what the sampler yields.  By default the list of indices.
         """
         from .sampler import PlanBatchSampler
 
-        return PlanBatchSampler(self, data, rank, world_size, item=item)
+        return PlanBatchSampler(cast("Plan", self), data, rank, world_size)
 
 
 class Slice(msgspec.Struct, frozen=True, forbid_unknown_fields=True, repr_omit_defaults=True):
@@ -120,11 +117,11 @@ class Slice(msgspec.Struct, frozen=True, forbid_unknown_fields=True, repr_omit_d
         check_integer("subset step", self.step, 1, 2**63, PlanError)
 
 
-
 class Ordered(Described, frozen=True, kw_only=True):
     """The modifiers of an order, in the sequence in which they act.
 
-    subset → `pad_to` → `node_blocks` → the order itself → `reverse` → `repeats` → `truncate`.
+    `subset` → `pad_to` → `node_blocks` → the order itself → `reverse` → `repeats` → `truncate` →
+    `part`.
     """
 
     subset: Slice | tuple[int, ...] | None = None
@@ -147,6 +144,10 @@ class Ordered(Described, frozen=True, kw_only=True):
     truncate: bool = False
     """Keep only as many entries as there were before `repeats`."""
 
+    part: tuple[int, int] | None = None
+    """``(offset, every)``: of what the other modifiers make, take only every so manieth entry, from
+    an offset on: the share of one rank of a sampler that deals unequal shares."""
+
     replicated: bool = False
     """Give all ranks every sample instead of sharing them out."""
 
@@ -155,6 +156,7 @@ class Ordered(Described, frozen=True, kw_only=True):
         check_integer("pad_to", self.pad_to, 1, 2**31, PlanError)
         check_integer("node_blocks", self.node_blocks, 1, 2**20, PlanError)
         check_integer("repeats", self.repeats, 1, 2**16, PlanError)
+        self._check_part()
         for name in ("reverse", "truncate", "replicated"):
             check_flag(name, getattr(self, name), PlanError)
         if self.replicated and self.node_blocks > 1:
@@ -162,6 +164,16 @@ class Ordered(Described, frozen=True, kw_only=True):
                 f"replicated=True contradicts node_blocks={self.node_blocks}: all ranks get every "
                 "sample, or each node its block"
             )
+
+    def _check_part(self) -> None:
+        if self.part is None:
+            return
+        if not isinstance(self.part, tuple | list) or len(self.part) != 2:
+            raise PlanError(f"part={self.part!r} must be (offset, every)")
+        offset, every = self.part
+        check_integer("part every", every, 1, 2**31, PlanError)
+        check_integer("part offset", offset, 0, every, PlanError)
+        msgspec.structs.force_setattr(self, "part", (offset, every))
 
     def _check_subset(self) -> None:
         subset = self.subset

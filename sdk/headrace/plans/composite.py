@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import msgspec
 
-from ..checks import check_choice, check_integer
+from ..checks import check_choice, check_flag, check_integer
 from ..errors import PlanError
 from .base import Described
 from .scaled import MultiScale, VariableBatch, VideoVariable
@@ -22,13 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["Chain", "Every", "Interleaved", "Limits", "Link", "Plan", "SinglePlan"]
 
 SinglePlan = (
-    Sequential
-    | Shuffled
-    | ShardShuffled
-    | ByteBudget
-    | MultiScale
-    | VariableBatch
-    | VideoVariable
+    Sequential | Shuffled | ShardShuffled | ByteBudget | MultiScale | VariableBatch | VideoVariable
 )
 """All plans over one order."""
 
@@ -120,8 +114,12 @@ class Every(msgspec.Struct, frozen=True, forbid_unknown_fields=True, repr_omit_d
     source: Any = None
     """Where its samples are (`headrace.Objects`); None: the source of the stream."""
 
+    same_order: bool = False
+    """Whether each run has the order of epoch 0; else the k-th run has that of epoch k."""
+
     def __post_init__(self) -> None:
         _check_single("plan", self.plan)
+        check_flag("same_order", self.same_order, PlanError)
         intervals = {name: getattr(self, name) for name in ("epochs", "updates", "samples")}
         given = {name: value for name, value in intervals.items() if value is not None}
         if len(given) != 1:
@@ -192,7 +190,7 @@ class Interleaved(Described, frozen=True, kw_only=True, tag="Interleaved"):
     limits: Limits
     """Where the run ends; not part of the digest, so that a run can be prolonged."""
 
-    extras: dict[str, Every] = {}
+    extras: dict[str, Every] = msgspec.field(default_factory=dict)
     """The extras by name, in their sequence."""
 
     samples_of: Literal["all", "rank"] = "all"
@@ -259,5 +257,3 @@ def _source(source: object) -> object:
     if not isinstance(source, Source):
         raise PlanError(f"source={source!r} is no source: use Objects(uri)")
     return source
-
-

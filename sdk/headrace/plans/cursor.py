@@ -97,6 +97,29 @@ class Cursor(msgspec.Struct, frozen=True, kw_only=True):
             raise CursorError(f"the state is not a Headrace cursor: {error}") from None
         return cursor
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Cursor) and self._facts() == other._facts()
+
+    def __hash__(self) -> int:
+        return hash(self._facts()[:-1])
+
+    def _facts(self) -> tuple[object, ...]:
+        # All but `about`; what may be a dict comes last.
+        return (
+            self.format,
+            self.plan_version,
+            self.plan,
+            self.manifest,
+            self.epoch,
+            self.step,
+            self.position,
+            self.update,
+            self.sample,
+            self.world_size,
+            self.skips,
+            self.child,
+        )
+
     def __post_init__(self) -> None:
         for name in ("epoch", "step", "position", "update", "sample"):
             check_integer(f"cursor {name}", getattr(self, name), 0, 2**63, CursorError)

@@ -105,9 +105,7 @@ class Rule(NamedTuple):
             count -= 1
         return count
 
-    def step(
-        self, sizes: Sizes, epoch: int, step: int, rest: int, ranks: int, length: int
-    ) -> Step:
+    def step(self, sizes: Sizes, epoch: int, step: int, rest: int, ranks: int, length: int) -> Step:
         """Return step `step` where `rest` > 0 of `length` entries are left.
 
         Must not be called where `steps` is 0.
@@ -117,7 +115,8 @@ class Rule(NamedTuple):
             return Step(size * ranks, 0)
         left = min(self.per_rank(rest, ranks), size)
         entries = min(rest, left * ranks)
-        assert left > 0 and (self.tail != "drop" or left == size), "a dropped tail is no step"
+        assert left > 0, "nothing left is no step"
+        assert self.tail != "drop" or left == size, "a dropped tail is no step"
         filled = left
         if self.tail == "wrap":
             filled = size
@@ -125,9 +124,7 @@ class Rule(NamedTuple):
             filled = min(size, left + self.per_rank(length, ranks))
         return Step(entries, filled * ranks - entries)
 
-    def taken(
-        self, sizes: Sizes, epoch: int, step: int, rest: int, ranks: int, count: int
-    ) -> int:
+    def taken(self, sizes: Sizes, epoch: int, step: int, rest: int, ranks: int, count: int) -> int:
         """Return the entries that `count` steps consume, at most those that `steps` allows."""
         most = self.per_rank(rest, ranks) * ranks
         return min(rest, most, sizes.total(epoch, step, count) * ranks)
@@ -163,7 +160,9 @@ class FixedCut:
     @property
     def rule(self) -> Rule:
         """How an epoch ends."""
-        return Rule(self.tail, (self.uneven or ("drop" if self.tail == "drop" else "fill")) == "fill")
+        return Rule(
+            self.tail, (self.uneven or ("drop" if self.tail == "drop" else "fill")) == "fill"
+        )
 
     def rank_size(self, world_size: int) -> int:
         """Return the samples of a whole step of one rank.

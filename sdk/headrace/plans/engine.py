@@ -88,7 +88,7 @@ class PlannedBatch:
     """Name of the part of a composition; empty for a single plan."""
 
     role: int = 0
-    """0 for a single or main plan, k for the k-th extra of an interleaved one or link of a chain."""
+    """0 for a single or main plan; the number of an extra, from 1 on, or of a link of a chain."""
 
     origin: tuple[int, int] | None = None
     """Epoch and step within the part, where `epoch` and `step` count those of the whole."""
@@ -357,9 +357,7 @@ def largest_batch(
     place = program.settle(_place(cursor), world_size)
     epoch, largest = place.epoch, 0
     if isinstance(program, FlatProgram) and callable(weigh):
-        largest, place = program.largest(
-            place, rank, world_size, weigh, scan_entries=_SCAN_ENTRIES
-        )
+        largest, place = program.largest(place, rank, world_size, weigh, scan_entries=_SCAN_ENTRIES)
     while place.epoch == epoch and not program.is_finished(place):
         shares = program.shares(place, rank, world_size, max_batches=_SCAN_BATCHES)
         place = shares[-1].after

@@ -1,8 +1,8 @@
 """Entries: the order of one epoch with all its modifiers, by position.
 
 A *sample* is an index into the data.  Samples (or a subset of them), padded to a multiple, are the
-*slots*; blocks of slots are the *lanes*, one for each node; the order permutes the slots of a lane; and
-each of them, repeated, is an *entry*.  Nothing of it is stored: every step is arithmetic on positions.
+*slots*; blocks of slots are the *lanes*, one for each node; the order permutes the slots of a lane;
+and each of them, repeated, is an *entry*.  Nothing of it is stored: all is arithmetic on positions.
 """
 
 from __future__ import annotations
@@ -54,7 +54,11 @@ class Entries:
         self.lanes = options.node_blocks
         # Slots of each lane; the last lanes may have fewer of their own and are padded.
         self._lane_slots = -(-self._num_slots // self.lanes)
-        if self.lanes > 1 and self._num_slots and (self.lanes - 1) * self._lane_slots >= self._num_slots:
+        if (
+            self.lanes > 1
+            and self._num_slots
+            and (self.lanes - 1) * self._lane_slots >= self._num_slots
+        ):
             raise PlanError(
                 f"node_blocks={self.lanes} leaves a node without a sample: the order has "
                 f"{self._num_slots} entries, {self._lane_slots} for each node"
@@ -64,7 +68,13 @@ class Entries:
         )
         self._reverse = options.reverse
         self._repeats = options.repeats
-        self.length = self._lane_slots * (1 if options.truncate else options.repeats)
+        self._part = options.part
+        entries = self._lane_slots * (1 if options.truncate else options.repeats)
+        self.length = (
+            entries
+            if options.part is None
+            else len(range(options.part[0], entries, options.part[1]))
+        )
         """Entries of each lane."""
         if order is not None:
             self.orders = [order]
@@ -75,7 +85,9 @@ class Entries:
                 for lane in range(self.lanes if name == "keyed" else 1)
             ]
 
-    def at(self, epoch: int, lane: int, positions: Indices) -> tuple[Indices, NDArray[np.bool_] | None]:
+    def at(
+        self, epoch: int, lane: int, positions: Indices
+    ) -> tuple[Indices, NDArray[np.bool_] | None]:
         """Return the samples at some positions of a lane.
 
         Args:
@@ -86,13 +98,19 @@ class Entries:
         Returns:
             Sample indices u64[m], a new array; and which of them are padding, or None for none.
         """
-        places = positions // np.uint64(self._repeats) if self._repeats > 1 else positions
+        places = positions
+        if self._part is not None:
+            places = places * np.uint64(self._part[1]) + np.uint64(self._part[0])
+        if self._repeats > 1:
+            places = places // np.uint64(self._repeats)
         if self._reverse:
             places = np.uint64(self._lane_slots - 1) - places
         slots = self.orders[lane % len(self.orders)].at(epoch, places)
         padding = None
         if self._is_padded:
             slots, padding = self._unpadded(slots, lane)
+        elif lane:
+            slots += np.uint64(lane * self._lane_slots)
         if isinstance(self._subset, Slice):
             slots *= np.uint64(self._subset.step)
             slots += np.uint64(self._subset.start)
@@ -129,7 +147,7 @@ def make_order(name: str, length: int, seed: int, *, role: int = 0, lane: int = 
 
 class _Chosen(NamedTuple):
     indices: Indices | None
-    count: int
+    number: int
 
 
 def _choose(subset: Slice | tuple[int, ...] | None, length: int) -> _Chosen:
@@ -138,9 +156,7 @@ def _choose(subset: Slice | tuple[int, ...] | None, length: int) -> _Chosen:
     if isinstance(subset, Slice):
         stop = length if subset.stop is None else subset.stop
         if stop > length:
-            raise PlanError(
-                f"subset stop={stop} is out of range: the data has {length} samples"
-            )
+            raise PlanError(f"subset stop={stop} is out of range: the data has {length} samples")
         return _Chosen(None, len(range(subset.start, stop, subset.step)))
     indices = np.array(subset, dtype=np.uint64)
     if int(indices.max()) >= length:

@@ -47,7 +47,7 @@ def torch_permutation(length: int, seed: int, *, skip: int = 0) -> NDArray[np.ui
         return np.array(permutation, dtype=np.uint32)
     generator = np.random.MT19937()
     # The classic seeding by one integer; numpy's own would hash it.
-    generator._legacy_seeding(seed & 0xFFFFFFFF)  # type: ignore[attr-defined]
+    generator._legacy_seeding(seed & 0xFFFFFFFF)
     left = skip * (length - 1)
     while left:
         left -= len(generator.random_raw(min(left, _DRAWS)))

@@ -10,7 +10,7 @@ from ..errors import CursorError, PlanError
 from .cut import Constant, FixedCut, Rule, Sizes
 from .entries import Entries
 from .flags import Flag
-from .program import CHUNK_ENTRIES, NO_META, EpochProgram, Place, Share
+from .program import CHUNK_ENTRIES, NO_META, EpochProgram, NoStepError, Place, Share
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -113,39 +113,44 @@ class FlatProgram(EpochProgram):
         )
         return self.settle(moved, world_size)
 
-    def find_sample(self, epoch: int, sample: int, world_size: int) -> tuple[int, int, int]:
-        """Return the step of an epoch that holds a sample."""
-        lanes = self.entries.lanes
-        ranks = self.split(0, world_size).ranks
+    def rank_samples(self, place: Place, world_size: int, steps: int) -> int:
+        """Return the entries, fillers included, that each rank gets in some steps."""
         sizes = self.sizes(world_size)
-        step = max(0, sizes.covering(epoch, 0, sample // lanes // ranks + 1) - 1)
-        first = self._taken(Place(epoch), world_size, step) * lanes
-        end = self._taken(Place(epoch), world_size, step + 1) * lanes
-        return step, first, end
+        if steps < self._steps(place, world_size):
+            return sizes.total(place.epoch, place.step, steps)
+        whole = sizes.total(place.epoch, place.step, steps - 1)
+        ranks, length = self.split(0, world_size).ranks, self.entries.length
+        rest = length - place.position // self.entries.lanes
+        rest -= self.rule.taken(sizes, place.epoch, place.step, rest, ranks, steps - 1)
+        last = self.rule.step(sizes, place.epoch, place.step + steps - 1, rest, ranks, length)
+        return whole + sum(last) // ranks
 
     def check(self, place: Place) -> None:
         """Refuse a place outside of the epoch."""
         whole = self.entries.length * self.entries.lanes
         if place.position >= max(1, whole):
             raise CursorError(
-                f"cursor position={place.position} is outside 0..{whole - 1}, the epoch has {whole} "
-                "samples"
+                f"cursor position={place.position} is outside 0..{whole - 1}, the epoch has "
+                f"{whole} samples"
             )
         if place.position % self.entries.lanes:
             raise CursorError(
                 f"cursor position={place.position} is no multiple of "
-                f"node_blocks={self.entries.lanes}: all nodes stand at the same place of their block"
+                f"node_blocks={self.entries.lanes}: all nodes stand at the same place of "
+                "their block"
             )
 
-    def no_steps(self, epoch: int, world_size: int) -> PlanError:
+    def no_steps(self, epoch: int, world_size: int) -> NoStepError:
         """Return the error of a plan that makes no step."""
         if not self.entries.length:
-            return PlanError("the plan makes no step: the data has no samples, or its subset none")
-        return PlanError(
+            return NoStepError(
+                "the plan makes no step: the data has no samples, or its subset none"
+            )
+        size = self.sizes(world_size).largest * self.split(0, world_size).ranks * self.entries.lanes
+        return NoStepError(
             f"tail={self.plan.tail!r} leaves no step: the manifest has {self.entries.num_samples} "
-            f"samples, one step of {world_size} rank(s) takes "
-            f"{self.sizes(world_size).largest * (1 if self.plan.replicated else world_size)}; use a "
-            "smaller batch or tail='short'"
+            f"samples, one step of {world_size} rank(s) takes {size}; use a smaller batch "
+            "or tail='short'"
         )
 
     def batch_samples(self, world_size: int) -> int | None:
@@ -160,9 +165,7 @@ class FlatProgram(EpochProgram):
     def _taken(self, place: Place, world_size: int, steps: int) -> int:
         ranks = self.split(0, world_size).ranks
         rest = self.entries.length - place.position // self.entries.lanes
-        return self.rule.taken(
-            self.sizes(world_size), place.epoch, place.step, rest, ranks, steps
-        )
+        return self.rule.taken(self.sizes(world_size), place.epoch, place.step, rest, ranks, steps)
 
     # ---- what steps have -----------------------------------------------------------------------
 
@@ -191,7 +194,11 @@ class FlatProgram(EpochProgram):
             num_entries += len(piece)
             taken = step.num_entries * lanes
             after = Place(
-                epoch, place.step + 1, place.position + taken, place.update + 1, place.sample + taken
+                epoch,
+                place.step + 1,
+                place.position + taken,
+                place.update + 1,
+                place.sample + taken,
             )
             left -= 1
             if left == 0:

@@ -52,8 +52,8 @@ class FromSampler:
     """A plan whose order is that of a sampler object; it runs in the trainer.
 
     Resume is exact if the sampler has ``state_dict`` and ``load_state_dict``, or if its order is a
-    function of ``set_epoch``.  A state belongs to one rank of one world size: the exception from the
-    rule that any rank's state loads on any rank.
+    function of ``set_epoch``.  A state belongs to one rank of one world size: the exception from
+    the rule that any rank's state loads on any rank.
 
     Args:
         sampler: Yields indices, or batches of indices if `batch_size` is None.  It deals to the
@@ -229,8 +229,8 @@ class SamplerRun:
             self._begin(skip=cursor.step)
         if cursor.step and self._ahead is None:
             raise CursorError(
-                f"the sampler ends before step {cursor.step} of epoch {cursor.epoch}: it is not the "
-                "one that made the state"
+                f"the sampler ends before step {cursor.step} of epoch {cursor.epoch}: it is not "
+                "the one that made the state"
             )
 
     def _begin_epoch(self) -> None:
@@ -263,7 +263,11 @@ class SamplerRun:
         if found.size == 0 and found.ndim == 1:
             return np.empty(0, dtype=np.uint64)
         if found.ndim != 1 or found.dtype.kind not in "iu":
-            hint = "" if self._plan.batch_size is not None else " (for single indices, give batch_size=)"
+            hint = (
+                ""
+                if self._plan.batch_size is not None
+                else " (for single indices, give batch_size=)"
+            )
             raise PlanError(
                 f"{self._plan!r} yields {batch!r}, which is no list of sample indices{hint}"
             )

@@ -123,7 +123,7 @@ def permute(
     if bits > SMALL_BITS:
         keys = keys[:NUM_ROUNDS]
     limit = np.uint64(length)
-    tweak = None if tweak is None else _mixed(tweak)
+    tweak = None if tweak is None else mix(tweak)
     result = _feistel(positions, bits, keys, tweak)
     # Walking the cycle of a position below the limit must come back below the limit; at least
     # half of the domain is below it, so the expected number of walks is under two.
@@ -139,9 +139,7 @@ def round_keys(
     seed: int, epoch: int, *, role: int = 0, repeat: int = 0, label: bytes = ORDER_LABEL
 ) -> Indices:
     """Return the Feistel round keys of one epoch, u64[32]; a long order uses the first 16."""
-    context = label + b"".join(
-        number.to_bytes(8, "big") for number in (seed, epoch, role, repeat)
-    )
+    context = label + b"".join(number.to_bytes(8, "big") for number in (seed, epoch, role, repeat))
     stream = b"".join(
         hashlib.blake2b(context + block.to_bytes(8, "big")).digest()
         for block in range(NUM_ROUNDS_SMALL * 8 // 64)
@@ -149,7 +147,7 @@ def round_keys(
     return np.frombuffer(stream, dtype=">u8").astype(np.uint64)
 
 
-def _mixed(values: Indices) -> Indices:
+def mix(values: Indices) -> Indices:
     """Return a 64-bit mix of each value: the finaliser of MurmurHash3, of the value plus one."""
     mixed = (values + np.uint64(1)) * _TWEAK_STEP
     for factor in (_MIX_1, _MIX_2):
@@ -159,9 +157,7 @@ def _mixed(values: Indices) -> Indices:
     return mixed
 
 
-def _feistel(
-    values: Indices, bits: int, keys: Indices, tweak: Indices | None = None
-) -> Indices:
+def _feistel(values: Indices, bits: int, keys: Indices, tweak: Indices | None = None) -> Indices:
     low_bits = np.uint64(bits - bits // 2)
     low_mask = np.uint64((1 << int(low_bits)) - 1)
     high_mask = np.uint64((1 << (bits // 2)) - 1)

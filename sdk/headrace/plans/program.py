@@ -28,6 +28,11 @@ keyed order) over many batches, few enough to stay below a millisecond."""
 _EMPTY_EPOCHS: Final = 100
 """Epochs without a step that are passed over before that is an error."""
 
+
+class NoStepError(PlanError):
+    """The plan makes no step at all."""
+
+
 NO_META: Final[Mapping[str, Any]] = {}
 
 
@@ -90,6 +95,10 @@ class Program(ABC):
     def remaining(self, place: Place, world_size: int) -> int:
         """Return the steps that are left of the epoch of a settled place."""
 
+    def has_steps(self, place: Place, world_size: int) -> bool:
+        """Return whether a step is left of the epoch of a place; cheaper than to count them."""
+        return self.remaining(place, world_size) > 0
+
     @abstractmethod
     def advance(self, place: Place, world_size: int, steps: int) -> Place:
         """Return the place some steps after a settled one, at most those that remain."""
@@ -116,6 +125,14 @@ class Program(ABC):
             CursorError: If it lies outside of its epoch, or is of another kind.
         """
 
+    def rank_samples(self, place: Place, world_size: int, steps: int) -> int:
+        """Return the entries, fillers included, that each rank gets in some steps of an epoch.
+
+        Raises:
+            PlanError: If ranks get different numbers.
+        """
+        raise PlanError("samples_of='rank' does not go with a plan whose ranks differ in samples")
+
     def is_finished(self, place: Place) -> bool:
         """Return whether a settled place is the end of the run."""
         return False
@@ -136,26 +153,34 @@ class EpochProgram(Program):
     is_constant: bool = False
     """True if all epochs have the same steps and samples."""
 
-    @abstractmethod
     def find_sample(self, epoch: int, sample: int, world_size: int) -> tuple[int, int, int]:
         """Return the step of an epoch that holds a sample, counted from the start of the epoch.
 
         Returns:
             ``(step, first, end)``: samples ``first <= sample < end`` come with that step.
         """
+        low, high = 0, self.steps(epoch, world_size)
 
-    def no_steps(self, epoch: int, world_size: int) -> PlanError:
+        def before(step: int) -> int:
+            return self.advance(Place(epoch), world_size, step).sample
+
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if before(middle) <= sample else (low, middle)
+        return low, before(low), before(low + 1)
+
+    def no_steps(self, epoch: int, world_size: int) -> NoStepError:
         """Return the error of a plan that makes no step."""
-        return PlanError(f"the plan makes no step in epoch {epoch} on {world_size} rank(s)")
+        return NoStepError(f"the plan makes no step in epoch {epoch} on {world_size} rank(s)")
 
     def settle(self, place: Place, world_size: int) -> Place:
         """Return the canonical form of a place: epochs without a step are passed over."""
-        if self.remaining(place, world_size):
+        if self.has_steps(place, world_size):
             return place
         epoch = place.epoch
         for _ in range(1 if self.is_constant else _EMPTY_EPOCHS):
             epoch += 1
-            if self.steps(epoch, world_size):
+            if self.has_steps(Place(epoch), world_size):
                 return Place(epoch, 0, 0, place.update, place.sample)
         raise self.no_steps(epoch, world_size)
 
@@ -194,9 +219,7 @@ class EpochProgram(Program):
 
     def _walk(self, count: int, world_size: int, *, by_samples: bool) -> tuple[int, int, int]:
         """Return the epoch that `count` steps (or samples) lead into, the rest, and the others."""
-        measure, other = (
-            (self.samples, self.steps) if by_samples else (self.steps, self.samples)
-        )
+        measure, other = (self.samples, self.steps) if by_samples else (self.steps, self.samples)
         if self.is_constant:
             if not self.steps(0, world_size):
                 raise self.no_steps(0, world_size)

@@ -11,7 +11,6 @@ import re
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Final
 
-
 from ..errors import PlanError
 from .base import Described
 from .composite import Chain, Interleaved
@@ -108,5 +107,3 @@ def _factory(name: str) -> Callable[..., Any]:
             factory: Callable[..., Any] = point.load()
             return factory
     raise PlanError(f"name={name!r} is no plan: known are {', '.join(names())}")
-
-

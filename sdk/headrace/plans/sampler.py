@@ -1,9 +1,10 @@
-"""A plan as a batch sampler of a map-style dataset: the same batches as of a daemon, without one."""
+"""A plan as a batch sampler of a map-style dataset: the batches of a daemon, without one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
 
 from ..checks import check_integer
 from ..errors import CursorError, TopologyError
@@ -21,12 +22,12 @@ from .engine import (
     seek,
     settle,
 )
+from .program import NoStepError, Place
 
 if TYPE_CHECKING:
-    from .composite import Plan
+    from collections.abc import Iterator, Mapping
 
-Planned = Callable[[PlannedBatch, list[int]], Any]
-"""Makes what a sampler yields of a planned batch and its indices."""
+    from .composite import Plan
 
 _CHUNK_BATCHES: Final = 256
 
@@ -42,8 +43,9 @@ class PlanBatchSampler:
         data: Length, sizes or `Data` of the dataset; a map of these by name for compositions.
         rank: Rank of this process; by default that of torch.distributed or torchrun.
         world_size: Number of processes, likewise.
-        item: Makes what is yielded; by default the list of indices.  With a map of data, indices
-            count through the datasets in the sequence of the map, as ``ConcatDataset`` does.
+
+    With a map of data, the indices count through the datasets in the sequence of the map, as
+    ``ConcatDataset`` does.
 
     Raises:
         PlanError: If the plan does not fit the data or the number of processes.
@@ -56,8 +58,6 @@ class PlanBatchSampler:
         data: int | Any | Data | Mapping[str, Any],  # noqa: ANN401 - sizes are any array
         rank: int | None = None,
         world_size: int | None = None,
-        *,
-        item: Planned | None = None,
     ) -> None:
         if (rank is None) != (world_size is None):
             raise TopologyError(
@@ -69,7 +69,6 @@ class PlanBatchSampler:
         self.topology = resolve(explicit)
         facts = Data.of(data)
         self._bound = BoundPlan.to(plan, facts, allow_empty=True)
-        self._item = item
         # Where the indices of each part begin, if the parts have data of their own.
         self._offsets: dict[str, int] = {}
         offset = 0
@@ -80,59 +79,63 @@ class PlanBatchSampler:
         self._next: Cursor | Seek | None = Seek(epoch=0)
         # Where the latest pass began, and the cursor after the last batch that was yielded.
         self._start = self._delivered = self._bound.start()
-        self._epoch = 0
+        # Whether a pass has begun and has not yielded the last batch of its epoch.
         self._is_active = False
 
-    def __iter__(self) -> Iterator[Any]:
-        """Yield the batches of the next epoch, or the rest of one after `load_state_dict`."""
-        start = self._upcoming()
-        self._next = None
-        self._start = self._delivered = start
-        epoch = self._epoch = start.epoch
-        if not self._has_steps(start):
-            # Nothing to do in this epoch: the next pass is the one after it.
-            self._delivered = self._cursor(Seek(epoch=epoch + 1)) if not self._ends else start
+    def __iter__(self) -> Iterator[list[int]]:
+        """Yield the indices of each batch of the next epoch, or of the rest of one."""
+        return map(self.indices_of, self.batches())
+
+    def indices_of(self, batch: PlannedBatch) -> list[int]:
+        """Return the indices of a batch, counted through the datasets if there are several."""
+        offset = self._offsets.get(batch.stream, 0)
+        indices = batch.indices + np.uint64(offset) if offset else batch.indices
+        found: list[int] = indices.tolist()
+        return found
+
+    def batches(self) -> Iterator[PlannedBatch]:
+        """Yield the planned batches of the next epoch, or of the rest of one after a load."""
+        start = self._begin()
+        if start is None:
             return
-        self._is_active = True
-        cursor = start
-        try:
-            while cursor.epoch == epoch:
-                for batch in next_batches(
-                    self._bound, cursor, self.topology, max_batches=_CHUNK_BATCHES
-                ):
-                    cursor = self._delivered = batch.after
-                    yield self._made(batch)
-                    if self._delivered is not cursor:
-                        return  # another pass, or a jump, took over
-        finally:
-            self._is_active = False
+        cursor, epoch = start, start.epoch
+        while cursor.epoch == epoch and not is_finished(self._bound, cursor):
+            for batch in next_batches(
+                self._bound, cursor, self.topology, max_batches=_CHUNK_BATCHES
+            ):
+                cursor = self._delivered = batch.after
+                if cursor.epoch != epoch:
+                    self._is_active = False
+                yield batch
+                if self._delivered is not cursor:
+                    return  # another pass, or a jump, took over
+        self._is_active = False
 
     def __len__(self) -> int:
         """Return the batches of the whole current epoch, whatever the position."""
         where = self._start if self._is_active else self._upcoming()
         world_size = self.topology.world_size
-        if where.step == 0 and where.position == 0 and where.child is None:
-            return self._bound.program.steps(where.epoch, world_size)
-        if is_finished(self._bound, where):
+        if where is None:
             return 0
-        return where.step + remaining_steps(self._bound, where, world_size)
+        if _is_at_start(where):
+            return self._bound.program.steps(where.epoch, world_size)
+        return where.step + self._left(where)
 
     @property
     def remaining(self) -> int:
         """Batches that the pass in progress still has; between passes, those of the next one."""
-        if self._is_active:
-            if self._delivered.epoch != self._epoch:
-                return 0
-            return remaining_steps(self._bound, self._delivered, self.topology.world_size)
-        where = self._upcoming()
-        if not self._has_steps(where):
-            return 0
-        return remaining_steps(self._bound, where, self.topology.world_size)
+        where = self._delivered if self._is_active else self._upcoming()
+        return 0 if where is None else self._left(where)
 
     @property
     def epoch(self) -> int:
         """The epoch of the pass in progress, or of the next one."""
-        return self._epoch if self._is_active else self._upcoming().epoch
+        if self._is_active:
+            return self._start.epoch
+        if isinstance(self._next, Seek) and self._next.epoch is not None:
+            return self._next.epoch
+        where = self._upcoming()
+        return self._start.epoch + 1 if where is None else where.epoch
 
     def set_epoch(self, epoch: int) -> None:
         """Make the next pass that of an epoch; does nothing if it is already."""
@@ -162,10 +165,10 @@ class PlanBatchSampler:
             CursorError: If the pass does not have so many batches.
         """
         if after is None:
-            return self._position().to_state()
+            where = self._delivered if self._next is None else self._upcoming()
+            return (self._bound.start() if where is None else where).to_state()
         world_size = self.topology.world_size
-        left = remaining_steps(self._bound, self._start, world_size)
-        check_integer("after", after, 0, left + 1, CursorError)
+        check_integer("after", after, 0, self._left(self._start) + 1, CursorError)
         return advance(self._bound, self._start, world_size, after).to_state()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -179,42 +182,54 @@ class PlanBatchSampler:
         check(self._bound, cursor)
         self._jump(settle(self._bound, cursor, self.topology.world_size))
 
-    @property
-    def _ends(self) -> bool:
-        return self._bound.program.ends
-
-    def _has_steps(self, where: Cursor) -> bool:
-        if is_finished(self._bound, where):
-            return False
-        if where.step or where.position or where.child is not None:
-            return True
-        return self._bound.program.steps(where.epoch, self.topology.world_size) > 0
+    def _begin(self) -> Cursor | None:
+        """Begin a pass; None if its epoch has no batch."""
+        where = self._next
+        if isinstance(where, Seek) and where.epoch is not None and not self._has(where.epoch):
+            self._next = Seek(epoch=where.epoch + 1)
+            return None
+        start = self._upcoming()
+        if start is None:
+            return None
+        self._next = None
+        self._start = self._delivered = start
+        self._is_active = not is_finished(self._bound, start)
+        return start
 
     def _jump(self, where: Cursor | Seek) -> None:
         self._is_active = False
-        self._delivered = self._bound.start()  # ends a pass in progress
+        self._delivered = self._bound.start()  # another object: ends a pass in progress
         self._next = where
 
-    def _position(self) -> Cursor:
-        return self._delivered if self._next is None else self._upcoming()
+    def _upcoming(self) -> Cursor | None:
+        """Return where the next pass begins; None if no epoch has a batch."""
+        try:
+            if isinstance(self._next, Seek):
+                return self._cursor(self._next)
+            if self._next is not None:
+                return self._next
+            if self._is_active and not self._bound.program.ends:
+                # The pass was left early: the rest of its epoch is abandoned.
+                return advance(
+                    self._bound,
+                    self._delivered,
+                    self.topology.world_size,
+                    self._left(self._delivered),
+                )
+        except NoStepError:
+            return None
+        return self._delivered
 
-    def _upcoming(self) -> Cursor:
-        """Return where the next pass begins."""
-        if isinstance(self._next, Seek):
-            self._next = self._cursor(self._next)
-        if self._next is not None:
-            return self._next
-        if self._delivered.epoch > self._epoch or self._ends:
-            return self._delivered
-        return self._cursor(Seek(epoch=self._epoch + 1))
+    def _has(self, epoch: int) -> bool:
+        program = self._bound.program
+        return program.ends or program.has_steps(Place(epoch), self.topology.world_size)
+
+    def _left(self, where: Cursor) -> int:
+        return remaining_steps(self._bound, where, self.topology.world_size)
 
     def _cursor(self, where: Seek) -> Cursor:
         return seek(self._bound, where, self.topology.world_size)
 
-    def _made(self, batch: PlannedBatch) -> Any:  # noqa: ANN401 - of the caller
-        indices: list[int] = batch.indices.tolist()
-        offset = self._offsets.get(batch.stream, 0)
-        if offset:
-            indices = [offset + index for index in indices]
-        return indices if self._item is None else self._item(batch, indices)
 
+def _is_at_start(cursor: Cursor) -> bool:
+    return cursor.step == 0 and cursor.position == 0 and cursor.child is None

@@ -1,7 +1,7 @@
-"""The public plans whose steps have an image size, a number of frames, or a batch size of their own.
+"""The public plans whose steps have an image size, frames, or a batch size of their own.
 
-All samples of a step have the same size on all ranks.  What a step has is a row of a table, which is
-a pure function of the epoch; which row is picked by a chooser, a pure function of the step.
+All samples of a step have the same size on all ranks.  What a step has is a row of a table, which
+is a pure function of the epoch; which row is picked by a chooser, a pure function of the step.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import msgspec
 from ..checks import check_choice, check_flag, check_integer, check_number
 from ..errors import PlanError
 from .base import FixedBatches, OrderName, check_order
-from .cut import Tail
+from .cut import Tail  # noqa: TC001 - msgspec reads the annotations of its structs
 
 if TYPE_CHECKING:
     from .data import Data
@@ -187,7 +187,7 @@ class VariableBatch(ScaledBatches, frozen=True, kw_only=True, tag="VariableBatch
 
     reference: Literal["base", "largest"] = "base"
     """The size to which the batch size belongs: ``"base"``: that of `scales`; ``"largest"``: the
-    largest of the table, as in the paper: no step has more pixels than `batch_size` images of it."""
+    largest of the table, as in the paper: no step has more pixels than a batch of it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -242,6 +242,4 @@ class VideoVariable(ScaledBatches, frozen=True, kw_only=True, tag="VideoVariable
 
 def base_only(scales: Scales) -> Scales:
     """Return the table of the base size alone."""
-    return msgspec.structs.replace(
-        Scales.one(scales.height, scales.width), pairing=scales.pairing
-    )
+    return msgspec.structs.replace(Scales.one(scales.height, scales.width), pairing=scales.pairing)

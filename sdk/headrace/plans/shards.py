@@ -82,9 +82,7 @@ class ShardOrder:
                 result[chosen] += self._permuted(epoch, numbers[chosen], inside[chosen], length)
         return result
 
-    def _permuted(
-        self, epoch: int, numbers: Indices, inside: Indices, length: int
-    ) -> Indices:
+    def _permuted(self, epoch: int, numbers: Indices, inside: Indices, length: int) -> Indices:
         """Permute positions within their windows, each window with keys of its own."""
         if length == 1:
             return inside

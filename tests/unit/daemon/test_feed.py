@@ -29,6 +29,7 @@ from tests.support.feeding import (
     stop,
 )
 from tests.support.loops import run, turns, until
+from tests.support.planning import bind
 from tests.support.reading import GatedExecutor, GatedReader, ReadyReader, source_of
 
 if TYPE_CHECKING:
@@ -493,7 +494,7 @@ def test_room_that_is_made_for_smaller_slots_keeps_what_would_not_fit_into_them(
             plan
             for plan in plans
             if slot_sizes(sizes, plan)(1) < 1000
-            and set(plan.make_order(6).at(0, np.arange(4, 6, dtype=np.uint64))) == {0, 1}
+            and set(bind(plan, 6).order.at(0, np.arange(4, 6, dtype=np.uint64))) == {0, 1}
         )
         size_slots, executor = slot_sizes(sizes, plan), GatedExecutor()
         async with running_feed(

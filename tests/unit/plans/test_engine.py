@@ -15,8 +15,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from headrace.errors import CursorError, ManifestMismatchError, PlanError
-from headrace.plans import Cursor, Plan, Seek, Sequential, Shuffled, engine
+from headrace.plans import Cursor, Seek, Sequential, Shuffled, engine
 from headrace.plans.engine import BoundPlan, Flag, PlannedBatch
+from headrace.plans.flat import FlatProgram
 from headrace.topology import Topology
 from tests.support.planning import (
     bind,
@@ -40,7 +41,7 @@ BILLION = 10**9
 
 
 @st.composite
-def plans(draw: st.DrawFn, world_size: int, max_batch_size: int = 12) -> Plan:
+def plans(draw: st.DrawFn, world_size: int, max_batch_size: int = 12) -> Sequential | Shuffled:
     size = draw(st.integers(1, max_batch_size))
     sizes: dict[str, Any] = draw(
         st.sampled_from([{"batch_size": size}, {"global_batch_size": size * world_size}])
@@ -56,8 +57,13 @@ def runs(draw: st.DrawFn, max_length: int = 80) -> tuple[BoundPlan, int]:
     """Return a bound plan and a world size that together make at least one step."""
     world_size = draw(st.integers(1, 6))
     bound = bind(draw(plans(world_size)), draw(st.integers(1, max_length)))
-    assume(bound.cut.steps(bound.length, world_size))
+    assume(bound.program.steps(0, world_size))
     return bound, world_size
+
+
+def tail_of(bound: BoundPlan) -> Tail:
+    assert isinstance(bound.plan, Sequential | Shuffled)
+    return bound.plan.tail
 
 
 class CountingOrder:
@@ -88,7 +94,8 @@ def peak_memory_below(limit_bytes: int) -> Iterator[None]:
 
 def counted(bound: BoundPlan) -> CountingOrder:
     order = CountingOrder(bound.order)
-    object.__setattr__(bound, "order", order)
+    assert isinstance(bound.program, FlatProgram)
+    bound.program.entries.orders[0] = order
     return order
 
 
@@ -106,7 +113,7 @@ def test_an_epoch_is_the_order_cut_and_dealt(run: tuple[BoundPlan, int], epoch: 
 @given(run=runs())
 def test_each_sample_comes_once_per_epoch(run: tuple[BoundPlan, int]) -> None:
     bound, world_size = run
-    assume(bound.plan.tail != "drop")
+    assume(tail_of(bound) != "drop")
     found = [i for step in epoch_of(bound, world_size) for batch in step for i in samples(batch)]
     assert sorted(found) == list(range(bound.length))
 
@@ -149,7 +156,7 @@ def test_fillers_stand_at_the_end_come_from_the_start_and_are_no_samples(
     fillers = ids[num_samples:]
     assert flags[:num_samples] == [0] * num_samples
     assert {Flag(flag) for flag in flags[num_samples:]} <= {
-        Flag.PADDING | Flag.WRAPPED if bound.plan.tail == "wrap" else Flag.PADDING
+        Flag.PADDING | Flag.WRAPPED if tail_of(bound) == "wrap" else Flag.PADDING
     }
     assert fillers == [order[place % bound.length] for place in range(len(fillers))]
     before = engine.seek(bound, Seek(epoch=0), world_size)
