@@ -90,6 +90,8 @@ class ChainProgram(EpochProgram):
                 moved = self.parts[number].advance(at, world_size, count)
                 samples += moved.sample - at.sample
                 parts[number] = moved if count < left[number] else None
+            elif not left[number]:
+                parts[number] = None
         moved = place._replace(
             step=place.step + steps, update=place.update + steps, sample=place.sample + samples
         )
@@ -148,6 +150,9 @@ class ChainProgram(EpochProgram):
             else iter(())
             for part, at, wanted in zip(self.parts, state.parts, taken, strict=True)
         ]
+        state = state._replace(
+            parts=tuple(at if more else None for at, more in zip(state.parts, left, strict=True))
+        )
         shares: list[Share] = []
         for _ in range(count):
             number = self._next(state.parts, state.turn)

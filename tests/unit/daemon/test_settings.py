@@ -119,13 +119,13 @@ def source(fields: str) -> str:
             "streams.train.plan.batch_sise = 2",
             [
                 "(did you mean 'batch_size'?)",
-                "batch_size, global_batch_size, order, seed, tail, typ",
+                "batch_size, global_batch_size, node_blocks, order",
             ],
         ),
         (
             plan('type = "Sequential", batch_size = 2, seed = 1'),
             "streams.train.plan.seed = 1",
-            ["unknown key; allowed here: batch_size, global_batch_size, tail, type"],
+            ["unknown key; allowed here: batch_size, global_batch_size, node_blocks"],
         ),
         # wrong types
         ("daemon = 5", "daemon = 5", ["got `int`"]),
@@ -149,7 +149,7 @@ def source(fields: str) -> str:
         (f"{TRAIN}{SOURCE}", "streams.train.plan", ["is missing"]),
         (f"{TRAIN}{PLAN}", "streams.train.source", ["is missing"]),
         (source('suffix = ".jpg"'), "streams.train.source.uri", ["is missing"]),
-        (plan("batch_size = 2"), "plan.type", ["is missing; allowed: Sequential, Shuffled"]),
+        (plan("batch_size = 2"), "plan.type", ["is missing; allowed: ByteBudget, Chain"]),
         # values that are not allowed
         ('[daemon]\nmemory = "1 parsec"', "daemon.memory = '1 parsec'", ["512MiB", "KiB, MiB"]),
         ('[store]\nreader = "fast"', "store.reader = 'fast'", ["allowed: aiohttp, auto, lean"]),
@@ -185,9 +185,9 @@ def source(fields: str) -> str:
         (
             plan('type = "Shuffeld", batch_size = 2'),
             "plan.type = 'Shuffeld'",
-            ["Sequential, Shuff"],
+            ["Sequential, ShardShuffled, Shuff"],
         ),
-        (plan("type = 5, batch_size = 2"), "plan.type = 5", ["allowed: Sequential, Shuffled"]),
+        (plan("type = 5, batch_size = 2"), "plan.type = 5", ["allowed: ByteBudget, Chain"]),
         (plan('type = "Shuffled"'), "streams.train.plan", ["exactly one of batch_size="]),
         (
             plan('type = "Shuffled", batch_size = 2, global_batch_size = 4'),
@@ -203,7 +203,7 @@ def source(fields: str) -> str:
         (
             plan('type = "Shuffled", batch_size = 2, tail = "long"'),
             "streams.train.plan.tail = 'long'",
-            ["allowed: drop, short, wrap"],
+            ["allowed: drop, short, wrap, wrap-once"],
         ),
         (f'{TRAIN}{SOURCE}{PLAN}on_bad = "skip"', "train.on_bad = 'skip'", ["allowed: fail"]),
         ('default_stream = "x"', "default_stream = 'x'", ["not configured", "no [streams.NAME]"]),
