@@ -14,6 +14,7 @@ of pure functions of (plan, data, cursor, topology).  A plan is an **order** × 
 `VideoVariable`         … frames and clips
 `Chain`                 one plan after the other, or a step of each in turn
 `Interleaved`           a main plan with `Limits`, and extras at intervals (`Every`)
+`Drawn`                 the order of any torch sampler, in compositions of this process
 `FromSampler`           any torch sampler or batch sampler; runs in the trainer
 ======================  ============================================================================
 
@@ -56,7 +57,7 @@ from .base import Slice
 from .composite import Chain, Every, Interleaved, Limits, Link, Plan
 from .cursor import Cursor, Seek
 from .data import Data
-from .from_sampler import FromSampler
+from .from_sampler import Drawn, FromSampler
 from .registry import create, register
 from .sampler import PlanBatchSampler
 from .scaled import Growth, MultiScale, Scales, VariableBatch, VideoVariable, base_only
@@ -67,6 +68,7 @@ __all__ = [
     "Chain",
     "Cursor",
     "Data",
+    "Drawn",
     "Every",
     "FromSampler",
     "Growth",

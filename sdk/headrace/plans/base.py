@@ -67,6 +67,11 @@ class Described(
         return facts
 
     @property
+    def is_local(self) -> bool:
+        """Whether it holds objects of this process, and so can run nowhere else."""
+        return False
+
+    @property
     def description(self) -> str:
         """The canonical fields as JSON, long values replaced by a digest."""
         facts = {name: _short(value) for name, value in self.canonical().items()}

@@ -12,6 +12,7 @@ import msgspec
 from ..checks import check_choice, check_flag, check_integer
 from ..errors import PlanError
 from .base import Described
+from .from_sampler import Drawn
 from .scaled import MultiScale, VariableBatch, VideoVariable
 from .spec import ByteBudget, Sequential, ShardShuffled, Shuffled
 
@@ -81,6 +82,11 @@ class Chain(Described, frozen=True, kw_only=True, tag="Chain"):
 
     def __hash__(self) -> int:
         return hash(self.digest)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether a part holds objects of this process."""
+        return any(link.plan.is_local for link in self.links.values())
 
     def program(self, data: Data, *, role: int = 0) -> Program:
         """Return what executes this plan over some data."""
@@ -201,7 +207,7 @@ class Interleaved(Described, frozen=True, kw_only=True, tag="Interleaved"):
     """Steps that make one update (gradient accumulation); the end of an epoch completes one."""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.train, SinglePlan | Chain):
+        if not isinstance(self.train, SinglePlan | Chain | Drawn):
             raise PlanError(f"train={self.train!r} is no plan to run as the main one")
         if not isinstance(self.limits, Limits):
             raise PlanError(f"limits={self.limits!r} must be Limits(epochs=, updates=, samples=)")
@@ -219,6 +225,11 @@ class Interleaved(Described, frozen=True, kw_only=True, tag="Interleaved"):
     def __hash__(self) -> int:
         return hash(self.digest)
 
+    @property
+    def is_local(self) -> bool:
+        """Whether a part holds objects of this process."""
+        return self.train.is_local or any(every.plan.is_local for every in self.extras.values())
+
     def program(self, data: Data, *, role: int = 0) -> Program:
         """Return what executes this plan over some data."""
         from .interleave import InterleavedProgram
@@ -231,7 +242,7 @@ Plan = SinglePlan | Chain | Interleaved
 
 
 def _check_single(name: str, plan: object) -> None:
-    if not isinstance(plan, SinglePlan):
+    if not isinstance(plan, SinglePlan | Drawn):
         raise PlanError(
             f"{name}={plan!r} is no plan over one order: give Sequential, Shuffled, ShardShuffled, "
             "ByteBudget, MultiScale, VariableBatch or VideoVariable"

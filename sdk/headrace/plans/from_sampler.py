@@ -17,16 +17,78 @@ import numpy as np
 
 from ..checks import check_flag, check_integer
 from ..errors import CursorError, ManifestMismatchError, PlanError
+from .base import FixedBatches
 from .cursor import Cursor
+from .exact import ExactOrder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from numpy.typing import NDArray
+
     from ..topology import Topology
+    from .data import Data
     from .order import Indices
+    from .program import Program
 
 # Samplers of torch whose order comes from a live generator: skipping cannot find back into it.
 _LIVE: Final = frozenset({"RandomSampler", "SubsetRandomSampler", "WeightedRandomSampler"})
+
+
+class Drawn(FixedBatches, frozen=True, kw_only=True, tag="Drawn"):
+    """A plan whose order is what a sampler object yields; for compositions in this process.
+
+    Each epoch is drawn as a whole, ``len(sampler)`` indices, after ``set_epoch(epoch)`` if the
+    sampler has it.  The order of a sampler with a live generator cannot be drawn again: a cursor
+    of it belongs to this process.  It never travels; `FromSampler` does, by its batches.
+    """
+
+    sampler: Any
+    """Yields indices, and has a length."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not hasattr(self.sampler, "__iter__") or not hasattr(self.sampler, "__len__"):
+            raise PlanError(
+                f"sampler={self.sampler!r} is no sampler with a length: its iteration must yield "
+                "indices"
+            )
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    @property
+    def is_local(self) -> bool:
+        """True: it holds the sampler."""
+        return True
+
+    def canonical(self) -> dict[str, Any]:
+        """Return the fields that the digest covers; of the sampler, its class."""
+        facts = super().canonical()
+        return {**facts, "sampler": type(self.sampler).__qualname__}
+
+    def program(self, data: Data, *, role: int = 0) -> Program:
+        """Return what executes this plan over some data."""
+        from .cut import Constant
+        from .entries import Entries
+        from .flat import FlatProgram
+
+        length = len(self.sampler)
+
+        def draw(epoch: int) -> NDArray[np.uint32]:
+            set_epoch = _method(self.sampler, "set_epoch")
+            if set_epoch is not None:
+                set_epoch(epoch)
+            # Exactly so many, so that a sampler that would draw for another pass does not.
+            drawn = checked(list(islice(iter(self.sampler), length)), data.length, repr(self))
+            if len(drawn) != length:
+                raise PlanError(
+                    f"{self!r} yields {len(drawn)} indices in epoch {epoch}, its length is {length}"
+                )
+            return drawn.astype(np.uint32)
+
+        entries = Entries(self, length, "drawn", order=ExactOrder(length, draw, "drawn"))
+        return FlatProgram(self, entries, Constant, is_constant=True, role=role)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -256,28 +318,8 @@ class SamplerRun:
             yield self._indices(batch), self._state()
 
     def _indices(self, batch: object) -> Indices:
-        try:
-            found = np.asarray(batch)
-        except (TypeError, ValueError):
-            found = np.empty((0, 0))
-        if found.size == 0 and found.ndim == 1:
-            return np.empty(0, dtype=np.uint64)
-        if found.ndim != 1 or found.dtype.kind not in "iu":
-            hint = (
-                ""
-                if self._plan.batch_size is not None
-                else " (for single indices, give batch_size=)"
-            )
-            raise PlanError(
-                f"{self._plan!r} yields {batch!r}, which is no list of sample indices{hint}"
-            )
-        low, high = int(found.min()), int(found.max())
-        if low < 0 or high >= self._length:
-            raise PlanError(
-                f"{self._plan!r} yields index {low if low < 0 else high}, the source has samples "
-                f"0..{self._length - 1}"
-            )
-        return found.astype(np.uint64)
+        hint = "" if self._plan.batch_size is not None else " (for single indices give batch_size=)"
+        return checked(batch, self._length, repr(self._plan), hint)
 
     def _state(self) -> Any:  # noqa: ANN401 - of the sampler
         take = _method(self._plan.sampler, "state_dict")
@@ -287,6 +329,29 @@ class SamplerRun:
         set_epoch = _method(self._plan.sampler, "set_epoch")
         if set_epoch is not None:
             set_epoch(epoch)
+
+
+def checked(batch: object, length: int, name: str, hint: str = "") -> Indices:
+    """Return what a sampler yields as sample indices, u64[n].
+
+    Raises:
+        PlanError: If it is no list of indices below `length`.
+    """
+    try:
+        found = np.asarray(batch)
+    except (TypeError, ValueError):
+        found = np.empty((0, 0))
+    if found.ndim == 1 and not found.size:
+        return np.empty(0, dtype=np.uint64)
+    if found.ndim != 1 or found.dtype.kind not in "iu":
+        raise PlanError(f"{name} yields {batch!r}, which is no list of sample indices{hint}")
+    low, high = int(found.min()), int(found.max())
+    if low < 0 or high >= length:
+        raise PlanError(
+            f"{name} yields index {low if low < 0 else high}, the source has samples "
+            f"0..{length - 1}"
+        )
+    return found.astype(np.uint64)
 
 
 def _layers(sampler: object) -> Iterator[object]:

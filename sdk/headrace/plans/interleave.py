@@ -7,7 +7,7 @@ a live object: so any place can be reached, counted and continued.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
 from ..errors import CursorError
 from .program import CHUNK_ENTRIES, Place, Program, Share
@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from .composite import Every, Interleaved
     from .cursor import Seek
     from .data import Data
+
+
+_EXTRA_ROLES: Final = 256
+"""What tells the orders of extras from those of a chain, whose parts have the roles below."""
 
 
 class _Extra(NamedTuple):
@@ -61,7 +65,12 @@ class InterleavedProgram(Program):
         self.plan = plan
         self.main = plan.train.program(data.part("train"))
         self.extras = tuple(
-            _Extra(name, every, every.effective_plan.program(data.part(name), role=role), role)
+            _Extra(
+                name,
+                every,
+                every.effective_plan.program(data.part(name), role=_EXTRA_ROLES + role),
+                role,
+            )
             for role, (name, every) in enumerate(plan.extras.items(), 1)
         )
         limits = plan.limits
@@ -374,6 +383,8 @@ class InterleavedProgram(Program):
             return False
         if self._evaluates:
             return run.has_evaluated
+        if run.main.step % self.plan.accumulate:
+            return False  # within an update
         limits = self.plan.limits
         return (
             (limits.epochs is not None and run.main.epoch >= limits.epochs)
