@@ -8,8 +8,8 @@ Run: ``.venv/bin/python -m benchmarks.bench_plans``.
 
 How to read: *first* is from the plan to its first batch, *seek* a jump to 1 % and to 99 % of an
 epoch and the batch there; *indices/s* are those that the rank gets, where a budget is packed for
-all eight.  Targets: 1 M indices/s for fixed cuts, 300 k/s for byte budgets; a keyed order of
-10^9: first batch under 1 s, under 64 MB, seek to 99 % as fast as to 1 %; a byte budget over 10^7 sizes:
+all eight.  Targets: 1 M indices/s for fixed cuts, 300 k/s for byte budgets; a keyed order of 10^9:
+first batch under 1 s and 64 MB, seek to 99 % as fast as to 1 %; a byte budget over 10^7 sizes:
 packed in under 2 s (*ready*), then any place in under 10 ms.
 """
 

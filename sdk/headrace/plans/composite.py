@@ -22,9 +22,28 @@ if TYPE_CHECKING:
 
 __all__ = ["Chain", "Every", "Interleaved", "Limits", "Link", "Plan", "SinglePlan"]
 
-SinglePlan = (
-    Sequential | Shuffled | ShardShuffled | ByteBudget | MultiScale | VariableBatch | VideoVariable
-)
+if TYPE_CHECKING:
+    # One that holds a sampler of this process is taken too, but never read from a map.
+    SinglePlan = (
+        Sequential
+        | Shuffled
+        | ShardShuffled
+        | ByteBudget
+        | MultiScale
+        | VariableBatch
+        | VideoVariable
+        | Drawn
+    )
+else:
+    SinglePlan = (
+        Sequential
+        | Shuffled
+        | ShardShuffled
+        | ByteBudget
+        | MultiScale
+        | VariableBatch
+        | VideoVariable
+    )
 """All plans over one order."""
 
 

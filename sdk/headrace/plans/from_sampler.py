@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import msgspec
 import numpy as np
@@ -42,6 +42,8 @@ class Drawn(FixedBatches, frozen=True, kw_only=True, tag="Drawn"):
     sampler has it.  The order of a sampler with a live generator cannot be drawn again: a cursor
     of it belongs to this process.  It never travels; `FromSampler` does, by its batches.
     """
+
+    NOT_IN_DIGEST: ClassVar[frozenset[str]] = frozenset({"sampler"})
 
     sampler: Any
     """Yields indices, and has a length."""

@@ -182,7 +182,7 @@ class EpochProgram(Program):
             epoch += 1
             if self.has_steps(Place(epoch), world_size):
                 return Place(epoch, 0, 0, place.update, place.sample)
-        raise self.no_steps(epoch, world_size)
+        raise self.no_steps(place.epoch, world_size)
 
     def seek(self, where: Seek, world_size: int) -> Place:
         """Return the place of a `Seek`; O(1), or O(epochs) where epochs differ."""

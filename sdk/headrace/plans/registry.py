@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
 
 from ..errors import PlanError
 from .base import Described
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .composite import Plan
 
 GROUP: Final = "headrace.plans"
+_Factory = TypeVar("_Factory", bound="Callable[..., Any]")
 _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
 
 _BUILT_IN: Final[dict[str, type]] = {
@@ -45,7 +46,15 @@ _BUILT_IN: Final[dict[str, type]] = {
 _registered: dict[str, Callable[..., Any]] = {}
 
 
-def register(name: str, factory: Callable[..., Any] | None = None) -> Any:  # noqa: ANN401
+@overload
+def register(name: str) -> Callable[[_Factory], _Factory]: ...
+
+
+@overload
+def register(name: str, factory: _Factory) -> _Factory: ...
+
+
+def register(name: str, factory: Any = None) -> Any:
     """Make a plan of your own known by a name; also a decorator, ``@register("name")``.
 
     Args:

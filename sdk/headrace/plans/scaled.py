@@ -105,7 +105,7 @@ class Growth(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         if not isinstance(self.epochs, tuple | list):
             raise PlanError(f"epochs={self.epochs!r} must be a tuple of epochs")
         for epoch in self.epochs:
-            check_integer("growth epoch", epoch, 0, 2**63, PlanError)
+            check_integer("epochs entry", epoch, 0, 2**63, PlanError)
         if len(self.epochs) > 64:
             raise PlanError(
                 f"epochs={len(self.epochs)} entries is out of range: give at most 64 epochs"
