@@ -30,6 +30,7 @@ from .loader import Loader
 from .manifest import Entry
 from .passes import FeedPass, PartPass, PartState, Pass, read_part_state, ticket
 from .plans.cursor import Cursor, Seek
+from .plans.engine import check_plan
 from .private import PrivateDaemon
 from .protocol import Event, Payload
 from .protocol import messages as m
@@ -318,12 +319,8 @@ class DaemonDataset(IterableDataset[Any]):
                 "takes what its own state_dict() returned"
             )
         cursor = Cursor.from_state(state)
-        if isinstance(self._stream, Stream) and cursor.plan != self._stream.plan.digest:
-            raise errors.CursorError(
-                f"the state belongs to plan {cursor.plan[:12]}…, this dataset has plan "
-                f"{self._stream.plan.digest[:12]}… ({self._stream.plan!r}): load it into a dataset "
-                "with the plan that made it, or start anew with seek()"
-            )
+        if isinstance(self._stream, Stream):
+            check_plan(self._stream.plan, cursor)
         self._jump(cursor)
 
     def seek(

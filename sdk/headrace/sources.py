@@ -136,6 +136,11 @@ class Stream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if not isinstance(self.source, Objects):
             raise PlanError(f"source={self.source!r} is no source: use Objects(uri)")
         if not isinstance(self.plan, Sequential | Shuffled):
+            if isinstance(self.plan, Plan):
+                raise PlanError(
+                    f"plan={self.plan!r} is not served by the daemon: use Sequential or Shuffled, "
+                    "or plan.batch_sampler(…) with a map-style dataset"
+                )
             raise PlanError(f"plan={self.plan!r} is no plan: see headrace.plans")
         if self.on_bad != "fail":
             raise PlanError(f"on_bad={self.on_bad!r} is unknown: choose 'fail'")

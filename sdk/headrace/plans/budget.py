@@ -68,8 +68,14 @@ class BudgetProgram(EpochProgram):
                 self._packings.move_to_end(epoch)
             return found
 
+    @property
+    def is_heavy(self) -> bool:
+        """True: the weights of the whole epoch are packed."""
+        return True
+
     def prepare(self, epoch: int) -> None:
         """Pack a whole epoch, so that any place of it is reached at once; blocks."""
+        self.entries.prepare(epoch)
         _ = self.packing(epoch).num_batches
 
     # ---- where steps are -----------------------------------------------------------------------

@@ -121,6 +121,16 @@ class ChainProgram(EpochProgram):
         known = [samples for samples in found if samples is not None]
         return max(known) if len(known) == len(found) else None
 
+    @property
+    def is_heavy(self) -> bool:
+        """Whether a part has something to prepare."""
+        return any(part.is_heavy for part in self.parts)
+
+    def prepare(self, epoch: int) -> None:
+        """Prepare an epoch of all parts."""
+        for part in self.parts:
+            part.prepare(epoch)
+
     # ---- what steps have -----------------------------------------------------------------------
 
     def shares(

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..errors import PlanError
 from .base import Slice
-from .exact import python_order, torch_continued_order, torch_order
+from .exact import ExactOrder, python_order, torch_continued_order, torch_order
 from .order import KeyedOrder, SequentialOrder
 
 if TYPE_CHECKING:
@@ -84,6 +84,17 @@ class Entries:
                 # Exact permutations are the same in all lanes, as in cvnets.
                 for lane in range(self.lanes if name == "keyed" else 1)
             ]
+
+    @property
+    def is_heavy(self) -> bool:
+        """Whether an epoch of the order is made as a whole."""
+        return isinstance(self.orders[0], ExactOrder)
+
+    def prepare(self, epoch: int) -> None:
+        """Make the order of an epoch, if it is made as a whole; blocks."""
+        for order in self.orders:
+            if isinstance(order, ExactOrder):
+                order.permutation(epoch)
 
     def at(
         self, epoch: int, lane: int, positions: Indices

@@ -167,6 +167,15 @@ class FlatProgram(EpochProgram):
         rest = self.entries.length - place.position // self.entries.lanes
         return self.rule.taken(self.sizes(world_size), place.epoch, place.step, rest, ranks, steps)
 
+    @property
+    def is_heavy(self) -> bool:
+        """Whether an epoch of the order is made as a whole."""
+        return self.entries.is_heavy
+
+    def prepare(self, epoch: int) -> None:
+        """Make the order of an epoch, if it is made as a whole."""
+        self.entries.prepare(epoch)
+
     # ---- what steps have -----------------------------------------------------------------------
 
     def shares(

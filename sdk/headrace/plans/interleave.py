@@ -154,6 +154,17 @@ class InterleavedProgram(Program):
         known = [samples for samples in found if samples is not None]
         return max(known) if len(known) == len(found) else None
 
+    @property
+    def is_heavy(self) -> bool:
+        """Whether the main program or an extra has something to prepare."""
+        return self.main.is_heavy or any(extra.program.is_heavy for extra in self.extras)
+
+    def prepare(self, epoch: int) -> None:
+        """Prepare an epoch of the main program, and the run of that number of the extras."""
+        self.main.prepare(epoch)
+        for extra in self.extras:
+            extra.program.prepare(0 if extra.every.same_order else epoch)
+
     # ---- what steps have -----------------------------------------------------------------------
 
     def shares(

@@ -133,6 +133,18 @@ class Program(ABC):
         """
         raise PlanError("samples_of='rank' does not go with a plan whose ranks differ in samples")
 
+    def prepare(self, epoch: int) -> None:  # noqa: B027 - most programs have nothing to compute
+        """Compute what an epoch needs as a whole, if it needs anything; blocks.
+
+        Orders of torch and Python, and the packing of a budget: O(n) time.  Without it the first
+        one who needs it waits for it.  What was computed is kept for the last epochs.
+        """
+
+    @property
+    def is_heavy(self) -> bool:
+        """Whether `prepare` has something to compute."""
+        return False
+
     def is_finished(self, place: Place) -> bool:
         """Return whether a settled place is the end of the run."""
         return False

@@ -517,5 +517,5 @@ def test_a_stream_without_a_daemon_refuses_a_foreign_state_all_the_same(
 ) -> None:
     state = daemon.dataset().state_dict()
     dataset = DaemonDataset("/no.sock", Stream(Objects("/data"), SHUFFLED))
-    with pytest.raises(errors.CursorError, match="the state belongs to plan"):
+    with pytest.raises(errors.CursorError, match="the cursor belongs to plan"):
         dataset.load_state_dict(state)
