@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 import msgpack
 import msgspec
 
-from headrace.plans import engine
+from headrace.plans import flags as plan_flags
 from headrace.protocol import Connection, Role, State, framing
 from headrace.protocol import messages as m
 from headrace.protocol.states import TRANSITIONS
@@ -230,7 +230,7 @@ def flags() -> str:
     """Return the table of the flag bits."""
     (node,) = (
         node
-        for node in ast.parse(inspect.getsource(engine)).body
+        for node in ast.parse(inspect.getsource(plan_flags)).body
         if isinstance(node, ast.ClassDef) and node.name == "Flag"
     )
     docs = {
@@ -246,7 +246,7 @@ def flags() -> str:
         ("bit", "name", "meaning"),
         (
             (f"{flag.value}", str(flag.name).lower(), _prose(docs[str(flag.name)]))
-            for flag in engine.Flag
+            for flag in plan_flags.Flag
         ),
     )
 
