@@ -94,6 +94,17 @@ class Batch:
             cursor=self._cursor,
         )
 
+    def pin_memory(self) -> Batch:
+        """Return a batch whose tensors are in pinned memory: what ``pin_memory=True`` asks for.
+
+        Bytes stay as they are: only tensors can be pinned.
+        """
+        from torch.utils.data._utils.pin_memory import pin_memory
+
+        return self.with_columns(
+            {name: pin_memory(column) for name, column in self._columns.items()}  # type: ignore[no-untyped-call]
+        )
+
 
 def unpack(received: Payload) -> Batch:
     """Return a batch with its bytes copied out of the buffer they were received into."""

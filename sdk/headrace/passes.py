@@ -6,7 +6,6 @@ one part of an epoch, every W-th step; the parts, dealt in turn, are the epoch.
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import msgspec
@@ -16,6 +15,7 @@ from . import errors
 from .batch import unpack
 from .board import MAX_WORKERS, Ticket, birth_of_worker
 from .collate import apply
+from .orphans import end_with_parent
 from .plans.cursor import Cursor
 from .protocol import Payload
 from .protocol import messages as m
@@ -212,10 +212,10 @@ class PartPass:
         self._board = board
         self._follows = follows
         self._buffers = buffers
-        self._parent = os.getppid()
         # None until the first batch is asked for.
         self._receiver: Receiver | None = None
         self.ticket = ticket()
+        end_with_parent()
         self.has_begun = restored is not None
         # Where the pass begins; None until it has begun.
         self.start = None if restored is None else restored.start
@@ -282,7 +282,7 @@ class PartPass:
     def _advance(self, convert: Callable[[Payload], T]) -> T:
         receiver = self._receiver
         assert receiver is not None
-        item = receiver.next(self._check_parent)
+        item = receiver.next()
         if self.last is None:
             assert receiver.opened is not None
             self.start = receiver.opened.cursor
@@ -300,13 +300,6 @@ class PartPass:
                 raise StopIteration
             case m.End():
                 raise superseded()
-
-    def _check_parent(self) -> None:
-        """Fail if the main process is gone: nobody wants the batch that is waited for."""
-        if os.getppid() != self._parent:
-            raise errors.FeedError(
-                "the main process of this DataLoader worker is gone", code="orphan", fault="client"
-            )
 
     def state(self, world_size: int) -> PartState:
         """Return where this part stands; the pass has begun."""

@@ -37,8 +37,6 @@ CLOSE_S: Final = 5.0
 HURRY_S: Final = 0.5
 """The same after Ctrl-C, where nobody wants to wait for a daemon that hangs."""
 
-_CHECK_S: Final = 1.0
-
 Item = Payload | m.EpochEnd | m.End
 
 
@@ -107,11 +105,8 @@ class Receiver:
 
     # ---- the trainer's side ------------------------------------------------------------------
 
-    def next(self, check: Callable[[], None] | None = None) -> Item:
+    def next(self) -> Item:
         """Return the next item; waits for it.  `consumed` must follow each batch.
-
-        Args:
-            check: Called about once a second while waiting; may raise.
 
         Raises:
             HeadraceError: What ended the feed, now and at every later call.
@@ -124,19 +119,11 @@ class Receiver:
             )
         if self._failure is not None:
             raise self._failure
-        item = self._get(check)
+        item = self._items.get()
         if isinstance(item, BaseException):
             self._failure = item
             raise item
         return item
-
-    def _get(self, check: Callable[[], None] | None) -> Item | BaseException:
-        while check is not None:
-            try:
-                return self._items.get(timeout=_CHECK_S)
-            except queue.Empty:
-                check()
-        return self._items.get()
 
     def consumed(self, batch: Payload) -> None:
         """Take note that the bytes of a batch are copied out: its buffer and credit are free."""

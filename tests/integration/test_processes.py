@@ -229,6 +229,61 @@ def test_an_exit_with_live_workers_is_quick_and_quiet(
     wait_until(lambda: not daemon.status()["feeds"])
 
 
+@pytest.mark.parametrize("is_loader", [False, True])
+def test_the_workers_of_a_killed_trainer_end_and_so_do_their_feeds(
+    trainers: Trainers, daemon: DaemonProcess, plain: dict[str, Any], is_loader: bool
+) -> None:
+    trainer = trainers.start(
+        "loop_with_workers", stream=plain, socket=daemon.socket, loader=is_loader
+    )
+    assert trainer.hear() == "0 0", trainer.stderr
+    workers = psutil.Process(trainer.pid).children()
+    assert len(workers) == 2
+    trainer.kill()
+    assert trainer.wait() == -signal.SIGKILL
+    for worker in workers:
+        wait_for_death(worker.pid)
+    wait_until(lambda: not daemon.status()["feeds"])
+    assert daemon.status()["memory"]["guaranteed_bytes"] == 0
+
+
+@pytest.mark.slow
+def test_being_stopped_for_10_s_changes_nothing(
+    trainers: Trainers, daemon: DaemonProcess, plain: dict[str, Any]
+) -> None:
+    """Trainers with and without workers, and then the daemon itself."""
+    arguments: dict[str, Any] = {"stream": plain, "socket": daemon.socket}
+    stopped = [
+        trainers.start("loop_with_workers", loader=is_loader, **arguments)
+        for is_loader in (False, True)
+    ]
+    other = trainers.start("loop_with_workers", loader=True, persistent=True, **arguments)
+    everyone = [*stopped, other]
+    due = [f"{epoch} {step}" for epoch in range(3) for step in range(STEPS)]
+    for trainer in everyone:
+        assert trainer.hear() == due[0], trainer.stderr
+    processes = [
+        process
+        for trainer in stopped
+        for process in (psutil.Process(trainer.pid), *psutil.Process(trainer.pid).children())
+    ]
+    for process in processes:
+        process.suspend()
+    daemon.freeze()
+    begun = time.monotonic()
+    while time.monotonic() - begun < 10:
+        select.select([], [], [], 10.05 - (time.monotonic() - begun))
+    daemon.thaw()
+    other.say(len(due))
+    assert [other.hear() for _ in due[1:]] == due[1:], "the others do not matter to it"
+    for process in processes:
+        process.resume()
+    for trainer in stopped:
+        trainer.say(len(due))
+        assert [trainer.hear() for _ in due[1:]] == due[1:]
+        assert trainer.stderr == ""
+
+
 # ---- a private daemon ----------------------------------------------------------------------------
 
 

@@ -5,11 +5,13 @@ One daemon serves all of these tests, and all of them compare ledgers.
 
 from __future__ import annotations
 
+import gc
 import json
 import multiprocessing
 import os
 import random
 import signal
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +29,7 @@ from tests.support.files import check, stream_of, write_samples
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from headrace.batch import Batch
@@ -340,6 +342,73 @@ def test_a_worker_that_is_killed_costs_no_batch(
     dataset.load_state_dict(dataset.state_dict())
     seen += dataset.loader(2)
     assert seen == whole
+
+
+# ---- coming and going ----------------------------------------------------------------------------
+
+
+def remains() -> tuple[int, int, list[str], int]:
+    """Return how many descriptors and threads, what shared memory, and how many children."""
+    gc.collect()
+    children = len(multiprocessing.active_children())
+    return (
+        len(os.listdir("/proc/self/fd")),
+        threading.active_count(),
+        sorted(os.listdir("/dev/shm")),
+        children,
+    )
+
+
+def leave_early(batches: Iterable[Batch]) -> None:
+    for _ in batches:
+        break
+
+
+def fail(batches: Iterable[Batch]) -> None:
+    with pytest.raises(ZeroDivisionError):
+        for batch in batches:
+            batch.meta["step"] // 0
+
+
+def hold_and_drop(batches: Iterable[Batch]) -> None:
+    iterator = iter(batches)
+    kept = [next(iterator), next(iterator)]
+    del iterator
+    check(kept[0])
+
+
+@pytest.mark.parametrize("use", [list, leave_early, fail, hold_and_drop])
+@pytest.mark.parametrize("kind", ["loader", "persistent", "plain", "stateful"])
+def test_whatever_a_loop_does_nothing_is_left(
+    daemon: DaemonProcess, stream: Stream, kind: str, use: Callable[[Iterable[Batch]], object]
+) -> None:
+    def once() -> None:
+        dataset = DaemonDataset(daemon.socket, stream)
+        made: Any
+        if kind in ("loader", "persistent"):
+            made = dataset.loader(2, persistent_workers=kind == "persistent")
+        else:
+            make = DataLoader if kind == "plain" else StatefulDataLoader
+            made = make(dataset, batch_size=None, num_workers=2)
+        for _ in range(2):
+            use(made)
+
+    once()  # what torch keeps for good
+    before = remains()
+    once()
+    wait_until(lambda: remains() == before)
+    wait_until(lambda: not daemon.status()["feeds"])
+    assert daemon.status()["memory"]["held_bytes"] == 0
+
+
+def test_two_datasets_on_one_socket_go_their_own_ways(
+    daemon: DaemonProcess, stream: Stream, truth: list[LedgerEntry]
+) -> None:
+    one, other = (DaemonDataset(daemon.socket, stream) for _ in range(2))
+    other.seek(epoch=3)
+    pairs = list(zip(one.loader(2), other.loader(2), strict=True))
+    assert entries(pair[0] for pair in pairs) == epoch(truth, 0)
+    assert entries(pair[1] for pair in pairs) == epoch(truth, 3)
 
 
 # ---- StatefulDataLoader --------------------------------------------------------------------------

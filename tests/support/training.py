@@ -186,6 +186,22 @@ def work(*, stream: dict[str, Any], socket: str | None, context: str) -> None:
     _kept = plain, loader
 
 
+def loop_with_workers(
+    *, stream: dict[str, Any], socket: str, loader: bool, persistent: bool = False
+) -> None:
+    """Go on through epochs in workers, one batch for each line that is heard."""
+    dataset = dataset_of(stream, socket)
+    options: dict[str, Any] = {"num_workers": 2, "persistent_workers": persistent}
+    if loader:
+        batches: Any = dataset.loader(**options)
+    else:
+        batches = DataLoader(dataset, batch_size=None, **options)
+    while True:
+        for batch in batches:
+            tell(*places(batch))
+            listen()
+
+
 def places(batch: Batch) -> tuple[int, int]:
     """Return epoch and step."""
     return batch.meta["epoch"], batch.meta["step"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 import struct
 from collections.abc import Mapping, Sequence
@@ -10,8 +11,11 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from torch.utils.data import default_convert
+import torch
+from torch.utils.data import default_collate, default_convert
+from torch.utils.data._utils.pin_memory import pin_memory as torch_pin_memory
 
+import headrace.dataset  # noqa: F401 - tells torch not to collate batches
 from headrace.batch import Batch, unpack
 from headrace.errors import CursorError, RemoteProtocolError
 from headrace.plans.engine import Flag
@@ -133,6 +137,43 @@ def test_torch_does_not_take_it_apart() -> None:
     batch = unpack(received())
     assert not isinstance(batch, Sequence | Mapping)
     assert default_convert(batch) is batch  # type: ignore[no-untyped-call]
+
+
+def test_torch_does_not_stack_it() -> None:
+    for batches in ([unpack(received())], [{"x": unpack(received())}], [(unpack(received()),)]):
+        with pytest.raises(TypeError, match="use DataLoader\\(dataset, batch_size=None\\)"):
+            default_collate(batches)
+
+
+def test_torch_pins_its_tensors_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    pinned = torch.ones(2)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: pinned)
+    columns: dict[str, Any] = {
+        "x": torch.zeros(2),
+        "rows": [torch.zeros(1), torch.zeros(2)],
+        "raw": [b"a", None],
+    }
+    batch = unpack(received()).with_columns(columns)
+    other = torch_pin_memory(batch)  # type: ignore[no-untyped-call]
+    assert isinstance(other, Batch)
+    assert other["x"] is pinned
+    assert [row is pinned for row in other["rows"]] == [True, True]
+    assert other["raw"] == [b"a", None]
+    assert (other.sample_keys, other.meta, other.cursor) == (
+        batch.sample_keys,
+        batch.meta,
+        batch.cursor,
+    )
+    assert batch["x"] is columns["x"]
+
+
+@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+def test_it_pickles_under_every_protocol(protocol: int) -> None:
+    batch = unpack(received())
+    copied = pickle.loads(pickle.dumps(batch, protocol))
+    assert list(copied) == list(batch)
+    assert copied.cursor == batch.cursor
+    assert copy.deepcopy(batch).indices.tolist() == batch.indices.tolist()
 
 
 def test_it_pickles() -> None:

@@ -122,19 +122,6 @@ def test_an_error_ends_the_part_for_good(
     assert receivers() == []
 
 
-def test_a_worker_whose_main_process_is_gone_does_not_wait(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    work_as(monkeypatch, 0, 2)
-    with fake(400, Sequential(batch_size=1)) as daemon:  # far more than can be under way
-        part = iter(daemon.dataset(prefetch_batches=1))
-        next(part)
-        monkeypatch.setattr("os.getppid", lambda: 1)
-        daemon.close()
-        with pytest.raises(errors.FeedError, match="the main process of this DataLoader worker"):
-            list(part)
-
-
 def test_too_many_workers_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     work_as(monkeypatch, 0, 1025)
     with pytest.raises(errors.FeedError, match="num_workers=1025 is above the limit of 1024"):
