@@ -6,8 +6,12 @@ The ranks that need torch.distributed are processes; the others are datasets of 
 from __future__ import annotations
 
 import json
+import os
 import signal
+import subprocess
+import sys
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -23,7 +27,6 @@ from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
     from headrace.batch import Batch
     from tests.support.trainers import Trainer, Trainers
@@ -296,3 +299,52 @@ def test_a_restarted_daemon_changes_nothing_for_two_ranks_with_two_workers_each(
         finish(ranks)
     for number in range(2):
         assert job.difference(number, Topology(number, 2), small, 2) is None
+
+
+def torchrun(**given: Any) -> tuple[int, str]:  # noqa: ANN401 - of any type
+    """Run the job of `tests.support.job` and return its exit status and what it said."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc_per_node=2", "-m", "tests.support.job", json.dumps(given)]
+    job = subprocess.Popen(
+        command,
+        cwd=Path(__file__).parents[2],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        said, _ = job.communicate(timeout=120)
+    except subprocess.TimeoutExpired:
+        os.killpg(job.pid, signal.SIGKILL)
+        raise
+    return job.returncode, said
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(250)  # six processes that import torch, which takes seconds of CPU each
+def test_a_job_of_torchrun_goes_on_after_a_rank_was_killed(
+    nodes: tuple[DaemonProcess, DaemonProcess], small: Stream, tmp_path: Path
+) -> None:
+    given: dict[str, Any] = {
+        "stream": msgspec.to_builtins(small),
+        "sockets": [node.socket for node in nodes],
+        "folder": str(tmp_path),
+        "epochs": 2,
+    }
+    status, said = torchrun(**given, killed_at=7, workers=0)
+    assert status != 0
+    assert "Signal 9 (SIGKILL)" in said, said
+    saved = json.loads((tmp_path / "state.json").read_text())
+    assert (saved["epoch"], saved["step"]) == (0, 7), "the last step that all ranks finished"
+    status, said = torchrun(**given, killed_at=None, workers=2)
+    assert status == 0, said
+    ledgers = [Ledger(tmp_path / f"ledger{rank}.jsonl") for rank in range(2)]
+    for rank, ledger in enumerate(ledgers):
+        truth = expected(small, epochs=2, topology=Topology(rank, 2))
+        assert ledger.difference(truth) is None
+    steps = [[(entry.epoch, entry.step) for entry in ledger.entries] for ledger in ledgers]
+    assert steps[0] == steps[1], "equal steps"
+    for number in range(2):
+        ids = [i for ledger in ledgers for e in ledger.entries if e.epoch == number for i in e.ids]
+        assert sorted(ids) == list(range(96)), "disjoint, and complete"
