@@ -43,6 +43,8 @@ class PrivateDaemon:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._is_closed = False
+        # Starts the daemon again; None where nobody asked for that.
+        self._keeper: threading.Thread | None = None
         self._pid = os.getpid()
         _all.add(self)
 
@@ -59,6 +61,19 @@ class PrivateDaemon:
                 raise DaemonUnavailableError("the private daemon of this dataset was closed")
             if self._process is None or self._process.poll() is not None:
                 self._start()
+
+    def keep_running(self) -> None:
+        """Start the daemon again whenever it dies, until `close`: for when only others ask for it.
+
+        Does nothing a second time.
+        """
+        with self._lock:
+            if self._keeper is not None or self._is_closed or self._pid != os.getpid():
+                return
+            self._keeper = threading.Thread(
+                target=_keep, args=(weakref.ref(self),), name="headrace keeper", daemon=True
+            )
+            self._keeper.start()
 
     def _start(self) -> None:
         # A daemon that was told to stop has removed it.
@@ -116,6 +131,19 @@ class PrivateDaemon:
         """Let go of the lifeline in a forked child, so that it is the parent's alone."""
         with contextlib.suppress(OSError):
             self._close_lifeline()
+
+
+def _keep(reference: weakref.ref[PrivateDaemon]) -> None:
+    while (daemon := reference()) is not None:
+        try:
+            daemon.ensure_running()
+        except DaemonUnavailableError:
+            return  # it was closed, or cannot be started: who asks for it is told
+        process = daemon._process
+        del daemon  # or it would live as long as this thread
+        if process is None:
+            return
+        process.wait()
 
 
 def _make_folder() -> str:

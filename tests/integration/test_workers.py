@@ -401,6 +401,25 @@ def test_whatever_a_loop_does_nothing_is_left(
     assert daemon.status()["memory"]["held_bytes"] == 0
 
 
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_a_private_daemon_that_dies_under_workers_is_started_again(
+    stream: Stream, truth: list[LedgerEntry], how: signal.Signals
+) -> None:
+    dataset = DaemonDataset.local(stream, prefetch_batches=1)
+    seen = []
+    for batch in dataset.loader(2, prefetch_factor=1):
+        seen += entries([batch])
+        if len(seen) == 2:
+            assert dataset._private is not None
+            process = dataset._private._process
+            assert process is not None
+            process.send_signal(how)
+    assert seen == epoch(truth, 0)
+    dataset.close()
+    with pytest.raises(errors.DaemonUnavailableError, match="was closed"):
+        list(dataset.loader(2))
+
+
 def test_two_datasets_on_one_socket_go_their_own_ways(
     daemon: DaemonProcess, stream: Stream, truth: list[LedgerEntry]
 ) -> None:
