@@ -212,13 +212,22 @@ def test_after_a_fork_both_processes_go_on(
 
 
 @pytest.mark.timeout(180)  # spawned workers import torch, which takes seconds of CPU each
-@pytest.mark.parametrize("context", ["fork", "spawn"])
+@pytest.mark.parametrize(
+    ("context", "kinds"), [("fork", ["plain", "loader"]), ("spawn", ["loader"])]
+)
 def test_an_exit_with_live_workers_is_quick_and_quiet(
-    trainers: Trainers, daemon: DaemonProcess, plain: dict[str, Any], context: str
+    trainers: Trainers,
+    daemon: DaemonProcess,
+    plain: dict[str, Any],
+    context: str,
+    kinds: list[str],
 ) -> None:
-    trainer = trainers.start("work", stream=plain, socket=daemon.socket, context=context)
-    heard = [trainer.hear() for _ in range(4)]
-    assert heard == ["plain 1 0", "plain 1 1", "loader 2 0", "loader 2 1"], trainer.stderr
+    trainer = trainers.start(
+        "work", stream=plain, socket=daemon.socket, context=context, kinds=kinds
+    )
+    for epoch, kind in enumerate(kinds, 1):
+        heard = [trainer.hear() for _ in range(2)]
+        assert heard == [f"{kind} {epoch} 0", f"{kind} {epoch} 1"], trainer.stderr
     begun = time.monotonic()
     workers = psutil.Process(trainer.pid).children(recursive=True)
     assert trainer.wait() == 0

@@ -10,6 +10,7 @@ import json
 import os
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -171,19 +172,18 @@ def fork(*, stream: dict[str, Any], socket: str | None) -> None:
     dataset.close()
 
 
-def work(*, stream: dict[str, Any], socket: str | None, context: str) -> None:
+def work(*, stream: dict[str, Any], socket: str | None, context: str, kinds: list[str]) -> None:
     """Iterate in DataLoader workers after the main process has, and leave them alive."""
     global _kept
     dataset = dataset_of(stream, socket)
     next(iter(dataset))
     options: dict[str, Any] = {"num_workers": 2, "multiprocessing_context": context}
-    plain = iter(DataLoader(dataset, batch_size=None, **options))
-    for _ in range(2):  # torch is not quiet about a worker that is terminated before it is one
-        tell("plain", *places(next(plain)))
-    loader = iter(dataset.loader(**options))
-    for _ in range(2):
-        tell("loader", *places(next(loader)))
-    _kept = plain, loader
+    _kept = []
+    for kind in kinds:
+        made = dataset.loader if kind == "loader" else partial(DataLoader, dataset, batch_size=None)
+        _kept.append(iter(made(**options)))
+        for _ in range(2):  # torch is not quiet about a worker that is terminated before it is one
+            tell(kind, *places(next(_kept[-1])))
 
 
 def loop_with_workers(
