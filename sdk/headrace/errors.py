@@ -20,6 +20,7 @@ the thing, the value, the limit and the next step.
 
 from __future__ import annotations
 
+import copy
 from typing import ClassVar
 
 
@@ -108,3 +109,16 @@ class DaemonUnavailableError(HeadraceError):
     """No daemon answers at the socket, or it stayed away past the deadline."""
 
     code = "unavailable"
+
+
+def without_frames(error: BaseException) -> BaseException:
+    """Return an equal error to keep, which holds no frame.
+
+    An error that was raised holds its frames, and they hold whoever keeps it: a cycle, in which
+    descriptors and memory would wait for the garbage collector.
+    """
+    try:
+        kept = copy.copy(error)
+    except (TypeError, ValueError, AttributeError):
+        return error  # of a user's class that cannot be copied
+    return kept if type(kept) is type(error) else error

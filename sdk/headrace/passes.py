@@ -48,7 +48,7 @@ class Pass:
 
     def __next__(self) -> Any:  # noqa: ANN401 - a batch, or what the user's functions made of it
         if self._failure is not None:
-            raise self._failure
+            raise errors.without_frames(self._failure)
         if self.is_over:
             raise StopIteration
         try:
@@ -65,7 +65,7 @@ class Pass:
         except BaseException as error:
             # A batch may be lost on its way to the loop: this pass must not go on after it.
             self.is_over = True
-            self._failure = error
+            self._failure = errors.without_frames(error)
             self._abort(CLOSE_S if isinstance(error, Exception) else HURRY_S)
             raise
 
@@ -240,7 +240,7 @@ class PartPass:
             convert: Makes it; the bytes may be used by others as soon as it returns.
         """
         if self._failure is not None:
-            raise self._failure
+            raise errors.without_frames(self._failure)
         if self.is_over:
             raise StopIteration
         try:
@@ -255,7 +255,7 @@ class PartPass:
             raise
         except BaseException as error:
             self.is_over = True
-            self._failure = error
+            self._failure = errors.without_frames(error)
             self._dataset._end_feed(CLOSE_S if isinstance(error, Exception) else HURRY_S)
             raise
 

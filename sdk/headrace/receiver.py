@@ -118,11 +118,14 @@ class Receiver:
                 fault="client",
             )
         if self._failure is not None:
-            raise self._failure
+            raise errors.without_frames(self._failure)
         item = self._items.get()
         if isinstance(item, BaseException):
-            self._failure = item
-            raise item
+            self._failure = errors.without_frames(item)
+            try:
+                raise item
+            finally:
+                del item  # or this frame would hold it, and it this frame
         return item
 
     def consumed(self, batch: Payload) -> None:
