@@ -4,6 +4,7 @@
     ├── PlanError                    the plan cannot be built, or is not the one agreed on
     │   ├── ManifestMismatchError    the data is not the data that the position was made for
     │   └── CursorError              the position does not fit this plan, or cannot be read
+    ├── MemberError                  the members of a shard do not form samples
     ├── TopologyError                rank and world size are unusable or contradict each other
     ├── ProtocolError
     │   ├── LocalProtocolError       we broke the contract: a bug here
@@ -47,6 +48,30 @@ class CursorError(PlanError):
     """A cursor cannot be read, is newer than this program, or belongs to another plan."""
 
     code = "cursor"
+
+
+class MemberError(HeadraceError, ValueError):
+    """Two members of a shard claim the same field of the same sample.
+
+    Attributes:
+        member: Name of the second one.
+        key: Key of the sample.
+        field: The field.
+        shard: Name of the shard; empty if it is not known.
+    """
+
+    code = "source"
+
+    def __init__(self, member: str, *, key: str, field: str, shard: str = "") -> None:
+        where = f"shard {shard!r}" if shard else "the shard"
+        super().__init__(
+            f"member {member!r} repeats field {field!r} of sample {key!r} in {where}: a sample has "
+            "each field once (letter case does not count), so rename or remove one of the members"
+        )
+        self.member = member
+        self.key = key
+        self.field = field
+        self.shard = shard
 
 
 class TopologyError(HeadraceError, ValueError):
