@@ -143,6 +143,32 @@ class PlanBatchSampler:
         if self.epoch != epoch:
             self._jump(where)
 
+    def begin(self, epoch: int) -> None:
+        """Make the next pass an epoch from its start, without counting what comes before it.
+
+        Unlike `set_epoch` and `seek` it costs nothing where epochs differ in length, and it
+        begins the epoch of a pass in progress anew.  Counts of updates and samples go on where it
+        is the epoch that follows, and else begin at 0.
+
+        Raises:
+            CursorError: If the plan runs in one pass until its limits.
+        """
+        check_integer("epoch", epoch, 0, 2**63, CursorError)
+        if self._bound.program.ends:
+            raise CursorError(f"epoch={epoch}: this plan runs in one pass to its limits: use seek")
+        follows = not self._is_active and self._next is None and self._delivered.epoch == epoch
+        if follows and _is_at_start(self._delivered):
+            return
+        start = self._bound.cursor(Place(epoch), self.topology.world_size)
+        if self._has(epoch):
+            self._jump(start)
+        else:
+            self._jump(Seek(epoch=epoch))
+
+    def steps(self, epoch: int) -> int:
+        """Return the batches of a whole epoch; 0 is possible.  Moves nothing."""
+        return self._bound.program.steps(epoch, self.topology.world_size)
+
     def seek(
         self, *, epoch: int | None = None, update: int | None = None, sample: int | None = None
     ) -> None:
