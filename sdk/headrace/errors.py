@@ -66,7 +66,7 @@ class MemberError(HeadraceError, ValueError):
         where = f"shard {shard!r}" if shard else "the shard"
         super().__init__(
             f"member {member!r} repeats field {field!r} of sample {key!r} in {where}: a sample has "
-            "each field once (letter case does not count), so rename or remove one of the members"
+            "each field once, so rename or remove one of the members"
         )
         self.member = member
         self.key = key

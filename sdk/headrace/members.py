@@ -51,12 +51,15 @@ class MemberSample:
     """Where the value of each field stands: the index of a member in the list of names."""
 
 
-def split_name(name: str, rule: MemberRule = "webdataset") -> MemberName | None:
+def split_name(
+    name: str, rule: MemberRule = "webdataset", *, lowercase: bool = True
+) -> MemberName | None:
     """Return key and field of a member, or None if it belongs to no sample.
 
     Args:
         name: Name of the member in the archive, with ``/`` between components.
         rule: How to read it.
+        lowercase: Whether fields lose their case (``"webdataset"``).
 
     Raises:
         PlanError: If the rule is unknown.
@@ -70,13 +73,21 @@ def split_name(name: str, rule: MemberRule = "webdataset") -> MemberName | None:
     _check_rule(rule)
     if rule == "webdataset":
         found = _WEBDATASET.fullmatch(name)
-        return None if found is None else MemberName(found[1], found[2].lower())
+        return (
+            None
+            if found is None
+            else MemberName(found[1], found[2].lower() if lowercase else found[2])
+        )
     key, field = aistore_base(name), aistore_extension(name)
     return MemberName(key, field) if field else None
 
 
 def group_members(
-    names: Iterable[str], rule: MemberRule = "webdataset", *, shard: str = ""
+    names: Iterable[str],
+    rule: MemberRule = "webdataset",
+    *,
+    lowercase: bool = True,
+    shard: str = "",
 ) -> list[MemberSample]:
     """Return the samples of a shard, in the order of their first members.
 
@@ -84,6 +95,7 @@ def group_members(
         names: Names of the regular members, in the order of the archive; folders and links are no
             members and do not end a run.
         rule: How to read them.
+        lowercase: Whether fields lose their case (``"webdataset"``).
         shard: Name of the shard, for errors.
 
     Raises:
@@ -98,7 +110,7 @@ def group_members(
     samples: list[tuple[str, dict[str, int]]] = []
     known: dict[str, dict[str, int]] = {}
     for index, name in enumerate(names):
-        split = split_name(name, rule)
+        split = split_name(name, rule, lowercase=lowercase)
         if split is None:
             continue
         adjacent = rule == "webdataset"

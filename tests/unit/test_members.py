@@ -91,3 +91,10 @@ def test_aistore_keys_are_unique_and_in_order_of_first_appearance(names: list[st
         split.key for name in names if (split := split_name(name, "aistore")) is not None
     )
     assert keys == list(seen)
+
+
+def test_fields_keep_their_case_on_request() -> None:
+    assert split_name("s.JPG", lowercase=False) == ("s", "JPG")
+    assert group_members(["s.JPG", "s.jpg"], lowercase=False) == [
+        MemberSample("s", {"JPG": 0, "jpg": 1})
+    ]

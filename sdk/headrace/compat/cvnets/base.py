@@ -133,7 +133,7 @@ class CvnetsSampler(EpochPasses):
         """Return the batches of the epoch."""
         return self._sampler.steps(self.epoch)
 
-    def updatemake_scales(
+    def update_scales(
         self,
         epoch: int,
         is_master_node: bool = False,
