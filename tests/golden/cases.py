@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -45,13 +47,16 @@ class Case:
 
 
 def load(path: Path) -> list[Case]:
-    """Return the cases of a file.
+    """Return the cases of a JSON file, which may be packed by gzip.
 
     Raises:
         DamagedFileError: If it cannot be read, or holds something else.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        raw = path.read_bytes()
+        content = json.loads(gzip.decompress(raw) if path.suffix == ".gz" else raw)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise DamagedFileError(f"{path}: is no whole gzip file: {error}") from error
     except OSError as error:
         raise DamagedFileError(f"{path}: cannot be read: {error.strerror}") from error
     except ValueError as error:
