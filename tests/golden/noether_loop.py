@@ -143,9 +143,9 @@ class _Orders:
             drawn = RandomSampler(range(n), generator=generator)
             self._pass = lambda: [index for _, index in zip(range(n), drawn, strict=False)]
         elif kind == "resumable_random":
-            seeded = torch.Generator()
-            self._set_epoch = lambda epoch: seeded.manual_seed(facts["seed"] + epoch)
-            self._pass = lambda: [int(one) for one in torch.randperm(n, generator=seeded)]
+            resumable = _Resumable(n, facts["seed"])
+            self._set_epoch = resumable.set_epoch
+            self._pass = resumable.draw
         else:
             self._pass = lambda: list(range(n))
 
@@ -153,3 +153,18 @@ class _Orders:
         if epoch is not None:
             self._set_epoch(epoch)
         return self._pass()
+
+
+class _Resumable:
+    """A permutation of torch, seeded anew for each pass."""
+
+    def __init__(self, n: int, seed: int) -> None:
+        self._n, self._seed, self._epoch = n, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self._epoch = epoch
+
+    def draw(self) -> list[int]:
+        generator = torch.Generator()
+        generator.manual_seed(self._seed + self._epoch)
+        return [int(one) for one in torch.randperm(self._n, generator=generator)]

@@ -8,7 +8,8 @@ Where it differs from its original:
 * A batch size below 1 is refused.  A main sampler without samples ends the run at once.
 * A main sampler with a `start_iter` (`headrace.compat.helios`) starts the whole run there.
 * Samplers that torch or `headrace.compat` made for a known order become plans, which a daemon can
-  serve; any other is drawn from, in this process.
+  serve; any other is drawn from, in this process.  One with a live generator (torch's
+  ``RandomSampler``) starts and continues at epochs only.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 from ..checks import check_flag, check_integer
 from ..errors import PlanError
 from ..plans import Drawn, Every, Interleaved, Limits, Sequential, Shuffled
+from ..plans.from_sampler import live_class
 from ..plans.program import NoStepError
 from ..topology import Topology
 from . import helios
@@ -220,6 +222,34 @@ class InterleavedSampler(PlanPasses):
             pin_memory=pin_memory,
         )
 
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Make the next pass continue where `state_dict` was taken.
+
+        Raises:
+            PlanError: If it is within what a live generator has ordered, as that order cannot be
+                made again.
+        """
+        super().load_state_dict(state)
+        self._is_loaded = False
+        self._refuse_live(state)
+        self._is_loaded = True
+
+    def _refuse_live(self, state: dict[str, Any]) -> None:
+        """Refuse a place within an epoch, or a run, of a sampler with a live generator."""
+        child = state.get("child") or {}
+        within = []
+        if child.get("main", (0, 0))[1]:
+            within.append(self.main_sampler)
+        if "extra" in child and child["extra"][1][1]:
+            within.append(self.extra_samplers[child["extra"][0]].sampler)
+        live = next(filter(None, map(live_class, within)), None)
+        if live:
+            raise PlanError(
+                f"update {state['update']} is within an order of {live}, which comes from a live "
+                "generator and cannot be made again: start at an epoch, or use "
+                "headrace.compat.helios.ResumableRandomSampler"
+            )
+
     def _aim(self) -> bool:
         if self._made.is_local:
             # What was drawn from a sampler belongs to one pass.
@@ -249,6 +279,7 @@ class InterleavedSampler(PlanPasses):
         if not _go(self._sampler, self._where()):
             return 0, 0, 0
         state = self._sampler.state_dict()
+        self._refuse_live(state)
         child = state["child"] or {"main": [0], "count": 0}
         return child["main"][0], state["update"], child["count"]
 
@@ -386,21 +417,22 @@ class _Extra:
     """A sampler that is iterated afresh for each of its runs, and told nothing."""
 
     def __init__(self, sampler: Any, length: int) -> None:  # noqa: ANN401 - any sampler
-        self.sampler = sampler
-        self.length = length
+        # By a name of our own, so that nobody looks behind it for what it does not have.
+        self._of_user = sampler
+        self._length = length
 
     def __len__(self) -> int:
-        return self.length
+        return self._length
 
     def __iter__(self) -> Iterator[int]:
-        return iter(self.sampler)
+        return iter(self._of_user)
 
 
 class _Main(_Extra):
     """A main sampler: told its epoch, and left after the entries of one."""
 
     def set_epoch(self, epoch: int) -> None:
-        told = getattr(self.sampler, "set_epoch", None)
+        told = getattr(self._of_user, "set_epoch", None)
         if callable(told):
             told(epoch)
 

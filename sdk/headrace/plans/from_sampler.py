@@ -282,7 +282,7 @@ class SamplerRun:
             if cursor.step:
                 self._begin(skip=0)
         elif cursor.step:
-            live = _live(self._plan.sampler)
+            live = live_class(self._plan.sampler)
             if live:
                 raise CursorError(
                     f"step {cursor.step} of {live} cannot be found again, its order comes from a "
@@ -374,7 +374,8 @@ def _method(sampler: object, name: str) -> Any:  # noqa: ANN401 - of the sampler
     return None
 
 
-def _live(sampler: object) -> str:
+def live_class(sampler: object) -> str:
+    """Return the class of a sampler whose order comes from a live generator; else nothing."""
     for layer in _layers(sampler):
         kind = type(layer)
         if kind.__module__.startswith("torch.utils.data") and kind.__name__ in _LIVE:
