@@ -23,6 +23,18 @@ def modules_after_importing(module: str) -> set[str]:
     return {name.partition(".")[0] for name in json.loads(done.stdout)}
 
 
-@pytest.mark.parametrize("module", ["headrace", "headrace.plans", "headrace.protocol"])
+MODULES = [
+    "headrace",
+    "headrace.compat.aistore",
+    "headrace.compat.cvnets",
+    "headrace.compat.helios",
+    "headrace.compat.noether",
+    "headrace.members",
+    "headrace.plans",
+    "headrace.protocol",
+]
+
+
+@pytest.mark.parametrize("module", MODULES)
 def test_importing_the_sdk_loads_nothing_heavy(module: str) -> None:
     assert modules_after_importing(module) & HEAVY == set()

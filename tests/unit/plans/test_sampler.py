@@ -17,6 +17,7 @@ from headrace.plans import (
     PlanBatchSampler,
     Sequential,
     Shuffled,
+    VariableBatch,
 )
 
 if TYPE_CHECKING:
@@ -260,6 +261,60 @@ def test_rank_and_world_size_come_together() -> None:
     with pytest.raises(TopologyError, match="rank=2 is out of range"):
         PLAN.batch_sampler(10, 2, 2)
     assert PLAN.batch_sampler(10).topology.world_size == 1
+
+
+# --- Epochs without what comes before them --------------------------------------------------------
+
+SCALED = VariableBatch(batch_size=4, seed=2)
+
+
+def test_begin_is_the_epoch_that_set_epoch_names() -> None:
+    counted, uncounted = (SCALED.batch_sampler(40, 0, 1) for _ in range(2))
+    counted.set_epoch(5)
+    uncounted.begin(5)
+    owed = list(counted)
+    assert list(uncounted) == owed
+    assert uncounted.epoch == 6
+    assert (counted.state_dict()["update"], uncounted.state_dict()["update"]) == (
+        sum(SCALED.batch_sampler(40, 0, 1).steps(epoch) for epoch in range(6)),
+        len(owed),
+    )
+
+
+def test_begin_counts_on_where_it_is_the_next_epoch() -> None:
+    sampler = SCALED.batch_sampler(40, 0, 1)
+    whole = list(sampler), list(sampler)
+    other = SCALED.batch_sampler(40, 0, 1)
+    for epoch, batches in enumerate(whole):
+        other.begin(epoch)
+        assert list(other) == batches
+    assert other.state_dict() == sampler.state_dict()
+
+
+def test_begin_begins_the_epoch_of_a_pass_anew() -> None:
+    sampler = PLAN.batch_sampler(10, 0, 1)
+    first = list(sampler)
+    sampler.begin(0)
+    batches = iter(sampler)
+    assert next(batches) == first[0]
+    sampler.begin(0)
+    assert next(batches, None) is None  # that pass is over
+    assert list(sampler) == first
+
+
+def test_begin_at_an_epoch_without_a_batch_is_an_empty_pass() -> None:
+    sampler = Shuffled(batch_size=3, tail="drop").batch_sampler(2, 0, 1)
+    sampler.begin(4)
+    assert sampler.steps(4) == 0
+    assert list(sampler) == []
+
+
+def test_begin_does_not_go_with_a_plan_of_one_pass() -> None:
+    run = Interleaved(train=PLAN, limits=Limits(epochs=2))
+    with pytest.raises(CursorError, match=r"epoch=1: this plan runs in one pass to its limits"):
+        run.batch_sampler(10, 0, 1).begin(1)
+    with pytest.raises(CursorError, match=r"epoch=-1 is out of range"):
+        PLAN.batch_sampler(10, 0, 1).begin(-1)
 
 
 # --- Compositions ---------------------------------------------------------------------------------
