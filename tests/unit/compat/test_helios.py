@@ -3,12 +3,14 @@ from __future__ import annotations
 from itertools import chain
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, DistributedSampler
 
+from headrace import Objects, Stream
 from headrace.compat import helios
 from headrace.errors import PlanError, TopologyError
 
@@ -125,6 +127,12 @@ def test_the_plan_alone_gives_the_same_indices() -> None:
     sampler = distributed(31, num_replicas=4, rank=3, seed=-3, batch_size=2)
     alone = sampler.plan.batch_sampler(31, 3, 4)
     assert [index for batch in alone for index in batch] == list(sampler)
+
+
+def test_a_stream_takes_the_plan() -> None:
+    sampler = distributed(31, num_replicas=4, rank=3, drop_last=True, batch_size=2)
+    stream = Stream(Objects("folder"), sampler.plan)
+    assert msgspec.json.decode(msgspec.json.encode(stream), type=Stream) == stream
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

@@ -225,6 +225,17 @@ def test_known_samplers_become_plans_that_can_be_served() -> None:
     assert list(alone) == batches_of(sampler)
 
 
+def test_a_shuffled_callback_sampler_has_the_same_order_each_time() -> None:
+    data: Any = range(9)
+    native: DistributedSampler[int] = DistributedSampler(data, 1, 0, shuffle=True, seed=4)
+    native.set_epoch(3)
+    extra = SamplerIntervalConfig(native, None, every_n_epochs=1)
+    config = InterleavedSamplerConfig(batch_size=9, max_epochs=3)
+    sampler = InterleavedSampler(SequentialSampler(range(9)), config, None, [extra])
+    runs = batches_of(sampler)[1::2]
+    assert runs == [[9 + index for index in native]] * 3
+
+
 class Evens:
     """A sampler of somebody: yields every other index, and counts how often it was begun."""
 
