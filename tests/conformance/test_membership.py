@@ -1,7 +1,12 @@
-"""A target dies and comes back, and one is in maintenance: on clusters that nobody else uses."""
+"""What takes time: a target dies and comes back, or is in maintenance; connections are idle.
+
+The former are on clusters that nobody else uses; the connections are idle meanwhile.
+"""
 
 from __future__ import annotations
 
+import threading
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -11,6 +16,7 @@ import pytest
 from tests.support.ais import Ais, Wire, object_path
 from tests.support.cluster import Cluster, find_aisnode
 from tests.support.standin import MAINTENANCE, StandIn
+from tests.support.standin.asking import Client
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -20,6 +26,9 @@ pytestmark = pytest.mark.slow
 
 BUCKET: Final = "members"
 NAMES: Final = [f"o/{index:02}" for index in range(40)]
+KEPT_S: Final = 20.0
+"""How long the daemon keeps a connection that it does not use."""
+IDLE_DEADLINE_S: Final = 45.0
 MAY_LACK: Final = 1
 """Flag of a page: targets are moving objects, and it may be incomplete."""
 QUICK: Final[dict[str, dict[str, Any]]] = {
@@ -150,7 +159,6 @@ def test_a_target_dies_and_comes_back(movable: Movable) -> None:
         assert ais.ask("GET", object_path(BUCKET, name), at=urls[ais.owner(BUCKET, name)]).body
 
     movable.leave(victim)
-    ais.wire.forget()  # connections have been idle for long
 
     after = ais.smap()
     assert int(after["version"]) > int(before["version"])
@@ -203,3 +211,48 @@ def test_a_target_in_maintenance_owns_nothing(movable: Movable) -> None:
 
     movable.move()
     assert names(listed(ais)) == NAMES
+
+
+# --- Idle connections -----------------------------------------------------------------------------
+
+
+class Idle(threading.Thread):
+    """A connection that is used once, and for how long it was there after that."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(daemon=True)
+        self._client = Client(int(url.rpartition(":")[2]))
+        assert self._client.ask("/v1/health").status == 200
+        self._client.sock.settimeout(IDLE_DEADLINE_S)
+        self.open_s = 0.0
+        self.start()
+
+    def run(self) -> None:
+        since = time.monotonic()
+        with self._client:
+            self._client.wait_closed()
+        self.open_s = time.monotonic() - since
+
+
+@pytest.fixture(scope="module", autouse=True)
+def idle(request: pytest.FixtureRequest) -> dict[str, list[Idle]]:
+    """Return connections to proxies and targets, idle since the first test of this module."""
+    servers = {"standin": "standin"} | ({"real": "cluster"} if find_aisnode() else {})
+    opened: dict[str, list[Idle]] = {}
+    for server, fixture in servers.items():
+        with Wire() as wire:
+            ais = Ais(wire, request.getfixturevalue(fixture).endpoint)
+            opened[server] = [Idle(url) for url in (ais.endpoint, *ais.targets.values())]
+    return opened
+
+
+@pytest.mark.parametrize("server", ["standin", "real"])
+def test_idle_connections_are_closed_but_not_while_the_daemon_keeps_them(
+    idle: dict[str, list[Idle]], server: str
+) -> None:
+    if server not in idle:
+        pytest.skip("no aisnode on PATH nor in $HEADRACE_AISNODE")
+    for connection in idle[server]:
+        connection.join(IDLE_DEADLINE_S)
+        assert not connection.is_alive()
+        assert connection.open_s > KEPT_S
