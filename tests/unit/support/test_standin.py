@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
-from tests.support.standin import Bucket, Delay, Stall, StandIn, Target
+from tests.support.standin import (
+    DECOMMISSION,
+    MAINTENANCE,
+    Bucket,
+    Delay,
+    Stall,
+    StandIn,
+    Target,
+)
 from tests.support.standin.asking import Answer, Client, ask, refuses
 
 if TYPE_CHECKING:
@@ -189,14 +197,25 @@ def test_while_a_rebalance_runs_a_target_asks_its_neighbours(ais: StandIn) -> No
     assert json.loads(listed(ais).body)["flags"] == 0
 
 
-def test_a_target_in_maintenance_owns_nothing(ais: StandIn) -> None:
+@pytest.mark.parametrize(("flag", "bits"), [(MAINTENANCE, 4), (DECOMMISSION, 8)])
+def test_a_target_that_is_leaving_owns_nothing(ais: StandIn, flag: int, bits: int) -> None:
     target = ais.targets[2]
     own = next(name for name in NAMES if ais.owner("b", name) is target)
-    ais.set_flags(target, 4)
-    assert smap(ais)["tmap"][target.id]["flags"] == 4
+    ais.set_flags(target, flag)
+    assert smap(ais)["tmap"][target.id]["flags"] == bits
     assert ais.owner("b", own) is not target
     location = ask(ais.proxies[0].port, f"/v1/objects/b/{own}").headers["location"]
     assert not location.startswith(target.url)
+
+
+def test_targets_may_refuse_what_has_not_come_by_a_proxy(ais: StandIn) -> None:
+    owner = ais.owner("b", NAMES[0])
+    ais.set_denies_direct(True)
+    assert direct(owner, NAMES[0]).status == 403
+    location = ask(ais.proxies[0].port, f"/v1/objects/b/{NAMES[0]}").headers["location"]
+    assert ask(owner.port, location.removeprefix(owner.url)).status == 200
+    ais.set_denies_direct(False)
+    assert direct(owner, NAMES[0]).status == 200
 
 
 def test_another_uuid_makes_it_another_cluster(ais: StandIn) -> None:
@@ -276,6 +295,28 @@ def test_an_object_that_is_not_cached_comes_from_the_backend_and_then_is(ais: St
     assert names(listed(ais, "far?provider=aws", flags="1")) == []
     assert direct(ais.owner(remote, "x"), "x?provider=aws", "far").body == b"data"
     assert names(listed(ais, "far?provider=aws", flags="1")) == ["x"]
+
+
+def test_what_the_backend_sends_takes_its_time_only_once() -> None:
+    with StandIn(num_targets=1, cold_get_s=1000.0) as ais:
+        remote = ais.create_bucket("far", provider="aws")
+        ais.put(remote, "x", b"data", cached=False)
+        target = ais.targets[0]
+        with Client(target.port) as client:
+            client.send("/v1/objects/far/x?provider=aws")
+            ais.wait_until(lambda: len(ais.requests) == 1)
+            client.sock.settimeout(0.02)
+            with pytest.raises(TimeoutError):
+                client.sock.recv(1)
+        # Whoever comes later gets the copy that is kept.
+        assert direct(target, "x?provider=aws", "far").body == b"data"
+
+
+def test_an_object_may_have_metadata_of_its_own(ais: StandIn) -> None:
+    ais.put("b", "x", b"data", custom={"source": "web", "k": "v"})
+    assert direct(ais.owner("b", "x"), "x").headers["ais-custom-md"] == "k=v"  # the last of two
+    (entry,) = json.loads(listed(ais, prefix="x", props="name,custom").body)["entries"]
+    assert entry["custom-md"] == "[source:web k:v]"
 
 
 def test_an_unreadable_archive_ends_the_list_of_archives_on_its_target(ais: StandIn) -> None:
