@@ -79,7 +79,10 @@ def sizes(objects: dict[str, bytes]) -> dict[str, int]:
 
 
 def lists(ais: StandIn) -> int:
-    return sum(request.path.startswith("/v1/buckets/") for request in ais.requests)
+    return sum(
+        request.method == "GET" and request.path.startswith("/v1/buckets/")
+        for request in ais.requests
+    )
 
 
 @pytest.mark.parametrize("loop", LOOPS)
@@ -100,6 +103,75 @@ def test_a_bucket_becomes_a_manifest_page_by_page(ais: StandIn, tmp_path: Path, 
         assert manifest.checksums[index].decode() == stored.checksum
         assert manifest.versions[index].decode() == stored.version
     assert os.listdir(tmp_path) == [manifest.digest]
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        "a/000",
+        "a/00",
+        "a/1",
+        "a/2499",
+        "a/2499.bin",
+        "a",
+        "ab",
+        "a-",
+        "b/c",
+        "b/cd",
+        "~",
+        "é",
+        "é/",
+        "日",
+    ],
+)
+def test_a_prefix_is_the_beginning_of_names_whatever_folders_there_are(
+    ais: StandIn, tmp_path: Path, prefix: str
+) -> None:
+    """The store itself lists of `b/c` only what is below `b/c/`, and of `a` what is below `a/`."""
+    more = ["ab", "a-old/1", "a1", "b/c/1", "b/cd", "b/c1/2", "b/d", "~x", "~", "é/1", "éa", "日本"]
+    objects = OBJECTS | dict.fromkeys(more, b"12")
+    ais.put_many("b", dict.fromkeys(more, b"12"))
+    expected = {name: data for name, data in objects.items() if name.startswith(prefix)}
+    source = Objects(f"ais://b/{prefix}")
+    ais.forget_requests()
+    assert entries(run(list_it(ais, tmp_path, source))) == sizes(expected)
+
+
+def test_a_list_ends_where_the_prefix_does(ais: StandIn, tmp_path: Path) -> None:
+    ais.forget_requests()
+    assert len(run(list_it(ais, tmp_path, Objects("ais://b/a/000")))) == 10
+    assert lists(ais) == 3, "the long names, a page, and one that has nothing more"
+    ais.forget_requests()
+    assert len(run(list_it(ais, tmp_path, Objects("ais://b/a/24")))) == 100
+    assert lists(ais) == 2, "it begins where the prefix does"
+
+
+LONG: Final = "a/" + "y" * 300
+
+
+@pytest.mark.parametrize("prefix", ["", "a/", "a/y", "a"])
+def test_a_long_name_that_makes_a_list_short_is_named(
+    ais: StandIn, tmp_path: Path, prefix: str
+) -> None:
+    ais.put("b", LONG, b"1")
+    with pytest.raises(ObjectUnreadableError) as raised:
+        run(list_it(ais, tmp_path, Objects(f"ais://b/{prefix}")))
+    assert "bucket ais://b cannot be listed as a whole: the name 'a/yyy" in str(raised.value)
+    assert "has an element of more than 255 bytes" in str(raised.value)
+    assert "rename it" in str(raised.value)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_long_name_that_does_no_harm_is_none_of_our_business(
+    ais: StandIn, tmp_path: Path
+) -> None:
+    ais.put("b", LONG, b"1")
+    ais.put_many("b", {"c/1": b"1", "c/2": b"1"})
+    assert len(run(list_it(ais, tmp_path, Objects("ais://b/c/")))) == 2
+    assert len(run(list_it(ais, tmp_path, Objects("ais://b/a/", suffix=(".bin",))))) == NUM
+    ais.create_bucket("few")
+    ais.put_many("few", {LONG: b"1", "b": b"2"})
+    assert set(entries(run(list_it(ais, tmp_path, Objects("ais://few"))))) == {LONG, "b"}
 
 
 def test_the_digest_follows_the_content_and_not_the_version(ais: StandIn, tmp_path: Path) -> None:
@@ -192,7 +264,8 @@ def test_a_fault_in_any_page_changes_nothing(ais: StandIn, tmp_path: Path, what:
 
         assert run(main()).digest == truth
         # A page is asked for again, of a proxy that may not know the listing; not all pages are.
-        assert lists(ais) <= 5
+        # One list more is that of long names.
+        assert lists(ais) <= 6
 
 
 @pytest.mark.parametrize("step", ["append", "finish"])
@@ -309,13 +382,14 @@ def test_a_store_that_stalls_is_an_error_within_the_deadline(
 def invent_pages(
     store: AisStore, page: Callable[[], bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Let the cluster answer with these pages, and truly to all else."""
+    """Let the cluster answer with these pages, and truly to all else, long names too."""
     ask = store.client.ask
 
     async def answer(path: str, *others: Any, **options: Any) -> Answer | Fault:  # noqa: ANN401
-        if path.startswith("/v1/buckets/"):
-            return Answer({}, page())
-        return await ask(path, *others, **options)
+        body = options.get("body")
+        if body is None or body["value"]["prefix"] == ".x":
+            return await ask(path, *others, **options)
+        return Answer({}, page())
 
     monkeypatch.setattr(store.client, "ask", answer)
 
@@ -401,4 +475,4 @@ def test_an_endpoint_that_is_no_store_is_said(tmp_path: Path) -> None:
 def test_a_bucket_is_missing_only_once(ais: StandIn, tmp_path: Path) -> None:
     with pytest.raises(SourceMissingError):
         run(list_it(ais, tmp_path, Objects("ais://nope")))
-    assert lists(ais) == 1
+    assert sum(request.path.startswith("/v1/buckets/") for request in ais.requests) == 1

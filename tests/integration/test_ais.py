@@ -119,6 +119,29 @@ def test_names_and_bytes_equal_those_of_the_sdk(store: Store, reader: str) -> No
         assert report[unused] == 0
 
 
+def test_a_prefix_is_the_beginning_of_names_also_beside_a_folder(store: Store) -> None:
+    """The store itself lists only what is in the folder, if a disk has one of that name."""
+    objects = {f"a/{number}": b"1" for number in range(40)}  # on every disk
+    objects |= {f"ab{number}": b"22" for number in range(20)} | {"a-old/x": b"3"}
+    store.put(objects | {"b": b"4", "A": b"5"})
+    with store.daemon() as app:
+        dataset = DaemonDataset(app.socket, store.stream("a"))
+        assert contents(dataset) == objects
+        dataset.close()
+
+
+def test_a_name_that_no_list_shows_is_refused(store: Store) -> None:
+    store.put({"d/" + "y" * 300: b"1", "d/1": b"2", "e/1": b"3"})
+    with store.daemon() as app:
+        dataset = DaemonDataset(app.socket, store.stream("d/"))
+        with pytest.raises(errors.FeedError, match=r"name 'd/yyy.* more than 255 bytes"):
+            next(iter(dataset))
+        dataset.close()
+        dataset = DaemonDataset(app.socket, store.stream("e/"))
+        assert contents(dataset) == {"e/1": b"3"}
+        dataset.close()
+
+
 def test_by_way_of_the_proxy_they_are_the_same(store: Store) -> None:
     store.put(OBJECTS | ODD)
     with store.daemon(direct="off") as app:

@@ -25,11 +25,11 @@ from ..together import run_in_thread
 from ..writer import ManifestWriter
 from .addresses import bucket_path
 from .faults import Fault, Kind
-from .reader import bucket_error
+from .reader import bucket_error, has_backend
 from .retry import Retry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
     from concurrent.futures import Executor
     from pathlib import Path
 
@@ -61,6 +61,14 @@ _MAX_STATUS: Final = 2
 
 _IS_FOLDER: Final = 1 << 8
 
+_MAX_ELEMENT: Final = 255
+"""Bytes of the longest element of a name that a disk of the store takes as it is."""
+
+_LONG: Final = ".x"
+"""How the files begin that the store keeps objects with longer names in."""
+
+_SHOWN: Final = 60
+
 
 class _Entry(msgspec.Struct):
     """An object as the store lists it: name, size in bytes, checksum in hex, version, flags."""
@@ -90,6 +98,13 @@ class _Rows(NamedTuple):
     sizes: list[int]
     checksums: list[bytes]
     versions: list[bytes]
+
+
+class _Walk(NamedTuple):
+    """What the store is asked for, so as to be told all names with some prefix."""
+
+    prefix: str
+    start_after: str = ""
 
 
 class _UnsureError(Exception):
@@ -172,17 +187,33 @@ class Lister:
         progress: Callable[[int], None],
     ) -> None:
         """Append all objects of a source to a manifest."""
+        is_native = await self._is_native(bucket)
+        walk = _walk(bucket.prefix) if is_native else _Walk(bucket.prefix)
+        if is_native and walk.prefix:
+            await self._refuse_long(bucket, source, bucket.prefix)
+        is_checked = False
+        async for page in self._pages(bucket, walk):
+            entries = page.Entries or []
+            if is_native and page.ContinuationToken and not walk.prefix and not is_checked:
+                await self._refuse_long(bucket, source, "")
+                is_checked = True
+
+            def append(entries: Sequence[_Entry] = entries) -> None:
+                writer.append(*_rows(entries, source, bucket, walk))
+
+            await run_in_thread(self._executor, append)
+            progress(writer.num_entries)
+            if _is_past(entries, bucket.prefix):
+                return
+
+    async def _pages(self, bucket: Bucket, walk: _Walk) -> AsyncIterator[_Page]:
+        """Yield the pages of a list."""
         uuid = token = ""
         # Digests of the tokens so far: those of some providers have no order to go by.
         seen: set[int] = set()
         while True:
-            page = await self._page(bucket, uuid, token)
-
-            def append(page: _Page = page) -> None:
-                writer.append(*_rows(page.Entries or [], source, bucket))
-
-            await run_in_thread(self._executor, append)
-            progress(writer.num_entries)
+            page = await self._page(bucket, walk, uuid, token)
+            yield page
             if not page.ContinuationToken:
                 return
             uuid, token = page.UUID, page.ContinuationToken
@@ -194,10 +225,47 @@ class Lister:
                 )
             seen.add(place)
 
-    async def _page(self, bucket: Bucket, uuid: str, token: str) -> _Page:
+    async def _is_native(self, bucket: Bucket) -> bool:
+        """Return whether the store walks its own disks to list a bucket."""
+        if bucket.is_remote:
+            return False
+        answer = await self._client.ask(bucket_path(bucket), f"bucket {bucket}", method="HEAD")
+        if isinstance(answer, Fault):
+            raise bucket_error(bucket, answer)
+        return not has_backend(answer)
+
+    async def _refuse_long(self, bucket: Bucket, source: Objects, prefix: str) -> None:
+        """Refuse a bucket whose objects with long names a list would lose, or lose others for.
+
+        The store keeps an object whose name has an element of more than 255 bytes in a file
+        ``.x…`` at the root.  A walk through a folder does not meet it; one from the root lists it
+        out of order, and goes on behind its name on the next page.
+
+        Args:
+            bucket: Which.
+            source: Which of its objects matter.
+            prefix: Of those that matter; empty if all do, since they lead the list astray.
+
+        Raises:
+            ObjectUnreadableError: If there is such an object.
+        """
+        async for page in self._pages(bucket, _Walk(_LONG)):
+            for entry in page.Entries or []:
+                is_asked_for = not prefix or _is_wanted(entry, source, bucket)
+                if _is_long(entry.n) and is_asked_for:
+                    raise ObjectUnreadableError(
+                        str(bucket),
+                        f"bucket {bucket} cannot be listed as a whole: the name "
+                        f"{_shortened(entry.n)!r} has an element of more than {_MAX_ELEMENT} "
+                        "bytes, and the store lists such objects, or others in their place, only "
+                        "in part: rename it",
+                    )
+
+    async def _page(self, bucket: Bucket, walk: _Walk, uuid: str, token: str) -> _Page:
         value = {
             "uuid": uuid,
-            "prefix": bucket.prefix,
+            "prefix": walk.prefix,
+            "start_after": "" if token else walk.start_after,
             "props": _PROPS,
             "continuation_token": token,
             "pagesize": PAGE_OBJECTS,
@@ -214,7 +282,7 @@ class Lister:
         if isinstance(answer, Fault):
             if uuid and answer.kind is Kind.FINAL:
                 # The store has forgotten this listing: it goes on from the last name without it.
-                return await self._page(bucket, "", token)
+                return await self._page(bucket, walk, "", token)
             raise bucket_error(bucket, answer)
         try:
             page = await asyncio.get_running_loop().run_in_executor(
@@ -232,29 +300,67 @@ class Lister:
         return page
 
 
-def _rows(entries: Sequence[_Entry], source: Objects, bucket: Bucket) -> _Rows:
+def _walk(prefix: str) -> _Walk:
+    """Return how the store finds all names with a prefix on its own disks.
+
+    Where a disk has, or once had, a folder of the name of the prefix, the store lists only what is
+    in that folder: of ``a``, ``a/1`` and not ``ab``.  So it is asked for the folder that all names
+    lie in, and told to begin shortly before the first.
+    """
+    folder = prefix[: prefix.rfind("/") + 1]
+    if folder == prefix:
+        return _Walk(prefix)
+    before = ord(prefix[-1]) - 1
+    # Names above that, and below the prefix, are few; they are dropped here.
+    is_plain = 0x20 < before < 0x7F and chr(before) != "/"
+    start_after = prefix[:-1] + (chr(before) + "~" if is_plain else "")
+    return _Walk(folder, start_after if start_after != folder else "")
+
+
+def _is_past(entries: Sequence[_Entry], prefix: str) -> bool:
+    """Return whether all entries of a page, and so of the next ones, are behind a prefix."""
+    limit = prefix.encode()
+    return bool(entries) and all(
+        entry.n.encode() > limit and not entry.n.startswith(prefix) for entry in entries
+    )
+
+
+def _is_long(name: str) -> bool:
+    return len(name) * 4 > _MAX_ELEMENT and any(
+        len(element.encode()) > _MAX_ELEMENT for element in name.split("/")
+    )
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= _SHOWN else f"{name[:_SHOWN]}…"
+
+
+def _is_wanted(entry: _Entry, source: Objects, bucket: Bucket) -> bool:
+    """Return whether an entry is an object of a source."""
+    prefix = bucket.prefix
+    return (
+        entry.f & _STATUS_MASK <= _MAX_STATUS
+        and not entry.f & _IS_FOLDER
+        and entry.n.startswith(prefix)
+        and (not source.suffix or entry.n.endswith(source.suffix))
+        and (source.recursive or "/" not in entry.n[len(prefix) :])
+    )
+
+
+def _rows(entries: Sequence[_Entry], source: Objects, bucket: Bucket, walk: _Walk) -> _Rows:
     """Return the objects among some entries that belong to a source.
 
     Raises:
         ObjectUnreadableError: If there is one that was not asked for.
     """
-    suffixes, prefix = source.suffix, bucket.prefix
-    flat = None if source.recursive else len(prefix)
-    wanted = [
-        entry
-        for entry in entries
-        if entry.f & _STATUS_MASK <= _MAX_STATUS
-        and not entry.f & _IS_FOLDER
-        and (not suffixes or entry.n.endswith(suffixes))
-        and (flat is None or "/" not in entry.n[flat:])
-    ]
-    for entry in wanted:
-        if not entry.n.startswith(prefix):
+    for entry in entries:
+        if not entry.n.startswith(walk.prefix):
             raise ObjectUnreadableError(
                 str(bucket),
                 f"the store lists {entry.n!r} in {bucket.uri}, which does not begin with "
-                f"{prefix!r}",
+                f"{walk.prefix!r}",
             )
+    wanted = [entry for entry in entries if _is_wanted(entry, source, bucket)]
     return _Rows(
         names=[entry.n.encode() for entry in wanted],
         sizes=[entry.s for entry in wanted],

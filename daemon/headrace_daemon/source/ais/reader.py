@@ -149,7 +149,7 @@ class AisReader:
         answer = await self._client.ask(bucket_path(self._bucket), what, method="HEAD")
         if isinstance(answer, Fault):
             raise bucket_error(self._bucket, answer)
-        return not _has_backend(answer)
+        return not has_backend(answer)
 
 
 def bucket_error(bucket: Bucket, fault: Fault) -> SourceError:
@@ -171,7 +171,8 @@ class _Props(msgspec.Struct):
     backend_bck: _Backend = msgspec.field(default_factory=_Backend)
 
 
-def _has_backend(answer: Answer) -> bool:
+def has_backend(answer: Answer) -> bool:
+    """Return whether a bucket, by the answer to its HEAD, is a view of one of a provider."""
     try:
         props = msgspec.json.decode(answer.headers.get("Ais-Bucket-Props", "{}"), type=_Props)
     except (ValueError, RecursionError):
