@@ -116,8 +116,15 @@ class AisClient:
         return tuple(self._proxies)
 
     def learn(self, proxies: Sequence[str]) -> None:
-        """Take note of the proxies of the cluster map, beside the endpoints that were given."""
-        known = dict.fromkeys([*self.access.endpoints, *proxies][:_MAX_ADDRESSES])
+        """Take note of the proxies of the cluster map, beside the endpoints that were given.
+
+        Where all of these are ``https://``, so are all that are asked: the map of a cluster behind
+        a gateway may have addresses without it, and the token must not travel there.
+        """
+        given = self.access.endpoints
+        if all(url.startswith("https://") for url in given):
+            proxies = [url for url in proxies if url.startswith("https://")]
+        known = dict.fromkeys([*given, *proxies][:_MAX_ADDRESSES])
         self._proxies = [url for url in self._proxies if url in known] + [
             url for url in known if url not in self._proxies
         ]
