@@ -14,7 +14,7 @@ from headrace.sources import Objects
 from ..errors import SettingsError
 from ..settings import Settings, load
 from ..source.store import ManifestStore
-from .sources import configured_stream, list_with_progress
+from .sources import add_source_arguments, configured_stream, list_with_progress
 
 if TYPE_CHECKING:
     import argparse
@@ -24,17 +24,7 @@ _SHOWN = 5
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
-    parser.add_argument(
-        "source", nargs="?", help="a folder or ais://bucket/prefix; or use --config"
-    )
-    parser.add_argument(
-        "--suffix",
-        action="append",
-        default=[],
-        help="take only names that end with this; may be repeated",
-    )
-    parser.add_argument("--config", type=Path, help="configuration of the daemon that will use it")
-    parser.add_argument("--stream", help="name of a configured stream; the default one if left out")
+    add_source_arguments(parser, config="configuration of the daemon that will use it")
     parser.add_argument("--state-dir", help="state folder of the daemon; wins over --config")
     parser.add_argument(
         "--refresh", action="store_true", help="list anew, and say what changed since the last time"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -26,7 +25,7 @@ from headrace.topology import Topology
 
 from ..errors import SettingsError
 from ..settings import Settings, load
-from .sources import configured_stream, current_manifest
+from .sources import add_source_arguments, configured_stream, current_manifest
 
 if TYPE_CHECKING:
     import argparse
@@ -41,15 +40,7 @@ _PLAN_OPTIONS = ("plan", "batch_size", "global_batch_size", "seed", "tail")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
     what = parser.add_argument_group("what is read")
-    what.add_argument("source", nargs="?", help="a folder or ais://bucket/prefix; or use --config")
-    what.add_argument(
-        "--suffix",
-        action="append",
-        default=[],
-        help="take only names that end with this; may be repeated",
-    )
-    what.add_argument("--config", type=Path, help="configuration file (TOML)")
-    what.add_argument("--stream", help="name of a configured stream; the default one if left out")
+    add_source_arguments(what, config="configuration file (TOML)")
     how = parser.add_argument_group("the plan, with a SOURCE")
     how.add_argument("--plan", choices=("Shuffled", "Sequential"), help="default Shuffled")
     how.add_argument("--batch-size", type=int, help="samples per step of each rank")

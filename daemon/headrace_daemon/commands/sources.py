@@ -19,6 +19,7 @@ from ..source.local import list_folder
 from ..source.store import ManifestStore
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Callable, Coroutine
 
     from headrace.manifest import Manifest
@@ -27,6 +28,24 @@ if TYPE_CHECKING:
     from ..settings import Settings
 
 _T = TypeVar("_T")
+
+
+def add_source_arguments(group: argparse._ActionsContainer, *, config: str) -> None:
+    """Declare the options that say what is read.
+
+    Args:
+        group: A parser, or a group of one.
+        config: What the configuration is for.
+    """
+    group.add_argument("source", nargs="?", help="a folder or ais://bucket/prefix; or use --config")
+    group.add_argument(
+        "--suffix",
+        action="append",
+        default=[],
+        help="take only names that end with this; may be repeated",
+    )
+    group.add_argument("--config", type=Path, help=config)
+    group.add_argument("--stream", help="name of a configured stream; the default one if left out")
 
 
 def configured_stream(settings: Settings, name: str | None) -> tuple[str, Stream]:

@@ -18,7 +18,7 @@ from headrace.buckets import Bucket
 
 from ..settings import StoreSettings
 from ..source.ais.access import Access
-from ..source.ais.addresses import bucket_path, bucket_query, object_root, quoted
+from ..source.ais.addresses import ObjectPaths, bucket_path
 from ..source.ais.client import CONNECT_S, AisClient
 from ..source.ais.clustermap import parse
 from ..source.ais.faults import TROUBLE, Fault, Kind, of_answer, of_exception
@@ -142,7 +142,7 @@ async def fill(client: AisClient, bucket: Bucket, objects: Iterable[tuple[str, b
 
 async def _put(client: AisClient, bucket: Bucket, name: str, content: bytes) -> None:
     """Ask a proxy which target is to have an object, and give it to that one."""
-    path = f"{object_root(bucket)}{quoted(name)}?{bucket_query(bucket)}"
+    path = ObjectPaths(bucket).of(name)
     try:
         # Without the bytes: a proxy does not want them.
         target = await _send(client, client.proxy + path, b"", client.access.headers, 307)

@@ -1,15 +1,16 @@
-"""Jobs side by side, of which one may fail for all, and jobs in threads, which have to end."""
+"""Jobs: side by side, of which one may fail for all; beside their owner; in threads, to the end."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from ..errors import SourceError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable
     from concurrent.futures import Executor
+    from types import TracebackType
 
 _T = TypeVar("_T")
 
@@ -74,3 +75,48 @@ async def wait_for_thread(work: asyncio.Future[_T]) -> None:
             continue
     if not work.cancelled():
         work.exception()  # taken, or the loop reports that nobody did
+
+
+class Tasks:
+    """Jobs that go on beside their owner until it ends: a context manager, whose end cancels them.
+
+    Args:
+        owner: For messages: "the store".
+    """
+
+    def __init__(self, owner: str) -> None:
+        self._owner = owner
+        # None outside of the context.
+        self._group: asyncio.TaskGroup | None = None
+        self._running: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Self:
+        self._group = asyncio.TaskGroup()
+        await self._group.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        assert self._group is not None
+        group, self._group = self._group, None
+        for task in self._running:
+            task.cancel()
+        # Whatever ended the context: all are waited for.
+        await group.__aexit__(None, None, None)
+
+    def start(self, job: Coroutine[Any, Any, None], *, name: str) -> None:
+        """Begin a job.
+
+        Raises:
+            RuntimeError: If the owner is not running.
+        """
+        if self._group is None:
+            job.close()
+            raise RuntimeError(f"{self._owner} is not running: it cannot {name}")
+        task = self._group.create_task(job, name=name)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -13,21 +12,15 @@ if TYPE_CHECKING:
 
 def bucket_path(bucket: Bucket) -> str:
     """Return the path and query of a bucket."""
-    return f"/v1/buckets/{bucket.name}?{bucket_query(bucket)}"
+    return f"/v1/buckets/{bucket.name}?{_query(bucket)}"
 
 
-@lru_cache(maxsize=256)
-def bucket_query(bucket: Bucket) -> str:
+def _query(bucket: Bucket) -> str:
     """Return the query that says which bucket of this name is meant."""
     query = {"provider": bucket.provider}
     if bucket.namespace != "@#":
         query["namespace"] = bucket.namespace
     return urlencode(query)
-
-
-def object_root(bucket: Bucket) -> str:
-    """Return the path of all objects of a bucket; the quoted name follows."""
-    return f"/v1/objects/{bucket.name}/"
 
 
 _is_plain: Final = re.compile(r"[A-Za-z0-9_.~/-]*", re.ASCII).fullmatch
@@ -36,6 +29,22 @@ _is_plain: Final = re.compile(r"[A-Za-z0-9_.~/-]*", re.ASCII).fullmatch
 def quoted(name: str) -> str:
     """Return the name of an object as a part of a path; its slashes stay."""
     return name if _is_plain(name) else quote(name, safe="/")
+
+
+class ObjectPaths:
+    """The paths, with their queries, of the objects of a bucket.
+
+    Args:
+        bucket: The bucket.
+    """
+
+    def __init__(self, bucket: Bucket) -> None:
+        self._root = f"/v1/objects/{bucket.name}/"
+        self._query = f"?{_query(bucket)}"
+
+    def of(self, name: str) -> str:
+        """Return the path of an object."""
+        return f"{self._root}{quoted(name)}{self._query}"
 
 
 def is_node_url(url: str) -> bool:

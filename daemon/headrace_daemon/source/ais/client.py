@@ -142,7 +142,6 @@ class AisClient:
         method: str = "GET",
         body: Mapping[str, Any] | None = None,
         accept: str = "application/json",
-        deadline_s: float | None = None,
         patience_s: float | None = None,
     ) -> Answer | Fault:
         """Ask the proxies a question that has a small answer.
@@ -153,8 +152,8 @@ class AisClient:
             method: ``"GET"`` or ``"HEAD"``.
             body: Sent as JSON.
             accept: Wanted type of the answer.
-            deadline_s: Instead of that of the client.
-            patience_s: How long one proxy may take, seconds; one that still sends then is left.
+            patience_s: How long one proxy may take, seconds, `ANSWER_S` by default; one that still
+                sends then is left.
 
         Returns:
             The answer with status 200, or a fault that asking again would not change.
@@ -164,7 +163,7 @@ class AisClient:
             StoreAccessError: If the token is refused.
             SettingsError: If no endpoint is known.
         """
-        retry = Retry(self.deadline_s if deadline_s is None else deadline_s)
+        retry = Retry(self.deadline_s)
         while True:
             for _ in range(max(1, len(self._proxies))):
                 proxy = self.proxy

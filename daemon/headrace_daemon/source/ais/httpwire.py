@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 import aiohttp
 from yarl import URL
 
-from .addresses import bucket_query, is_node_url, object_root, quoted
+from .addresses import ObjectPaths, is_node_url
 from .client import CONNECT_S, header, start_of
 from .faults import TROUBLE, Fault, Kind, of_answer, of_exception
 from .transfer import Head
@@ -45,12 +45,8 @@ class HttpWire:
     ) -> None:
         self._client = client
         self._counts = counts
-        self._root = object_root(bucket)
-        self._query = bucket_query(bucket)
+        self._paths = ObjectPaths(bucket)
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=stall_s)
-
-    def _path(self, transfer: Transfer) -> str:
-        return f"{self._root}{quoted(transfer.request.name)}?{self._query}"
 
     async def from_target(self, transfer: Transfer, owner: Node) -> Fault | None:
         """Ask the owner for what has not arrived yet; return what went wrong.
@@ -59,7 +55,7 @@ class HttpWire:
             ObjectChangedError: If it is another object than the manifest says.
         """
         started = time.perf_counter()
-        url = URL(owner.url + self._path(transfer), encoded=True)
+        url = URL(owner.url + self._paths.of(transfer.request.name), encoded=True)
         fault = await self._get(url, transfer, owner)
         if fault is None:
             self._counts.note_read(owner, transfer.size, time.perf_counter() - started)
@@ -85,7 +81,7 @@ class HttpWire:
         headers = client.access.headers
         try:
             async with client.session.get(
-                URL(proxy + self._path(transfer), encoded=True),
+                URL(proxy + self._paths.of(transfer.request.name), encoded=True),
                 headers=headers | _range(transfer),
                 allow_redirects=False,
                 timeout=self._timeout,

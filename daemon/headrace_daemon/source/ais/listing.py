@@ -24,8 +24,8 @@ from ...errors import (
 from ..together import run_in_thread
 from ..writer import ManifestWriter
 from .addresses import bucket_path
+from .bucket import bucket_error, is_native
 from .faults import Fault, Kind
-from .reader import bucket_error, has_backend
 from .retry import Retry
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ _IS_FOLDER: Final = 1 << 8
 _MAX_ELEMENT: Final = 255
 """Bytes of the longest element of a name that a disk of the store takes as it is."""
 
-_LONG: Final = ".x"
+_MISPLACED: Final = ".x"
 """How the files begin that the store keeps objects with longer names in."""
 
 _SHOWN: Final = 60
@@ -187,16 +187,20 @@ class Lister:
         progress: Callable[[int], None],
     ) -> None:
         """Append all objects of a source to a manifest."""
-        is_native = await self._is_native(bucket)
-        walk = _walk(bucket.prefix) if is_native else _Walk(bucket.prefix)
-        if is_native and walk.prefix:
-            await self._refuse_long(bucket, source, bucket.prefix)
-        is_checked = False
+        walk, misplaced = _Walk(bucket.prefix), ""
+        if await is_native(bucket, self._client):
+            walk = _walk(bucket.prefix)
+            misplaced = await self._find_misplaced(bucket, source, walk)
         async for page in self._pages(bucket, walk):
+            if misplaced and (walk.prefix or page.ContinuationToken):
+                raise ObjectUnreadableError(
+                    str(bucket),
+                    f"bucket {bucket} cannot be listed as a whole: the name "
+                    f"{_shortened(misplaced)!r} has an element of more than {_MAX_ELEMENT} bytes, "
+                    "and the store lists such objects, or others in their place, only in part: "
+                    "rename it",
+                )
             entries = page.Entries or []
-            if is_native and page.ContinuationToken and not walk.prefix and not is_checked:
-                await self._refuse_long(bucket, source, "")
-                is_checked = True
 
             def append(entries: Sequence[_Entry] = entries) -> None:
                 writer.append(*_rows(entries, source, bucket, walk))
@@ -225,41 +229,19 @@ class Lister:
                 )
             seen.add(place)
 
-    async def _is_native(self, bucket: Bucket) -> bool:
-        """Return whether the store walks its own disks to list a bucket."""
-        if bucket.is_remote:
-            return False
-        answer = await self._client.ask(bucket_path(bucket), f"bucket {bucket}", method="HEAD")
-        if isinstance(answer, Fault):
-            raise bucket_error(bucket, answer)
-        return not has_backend(answer)
-
-    async def _refuse_long(self, bucket: Bucket, source: Objects, prefix: str) -> None:
-        """Refuse a bucket whose objects with long names a list would lose, or lose others for.
+    async def _find_misplaced(self, bucket: Bucket, source: Objects, walk: _Walk) -> str:
+        """Return the name of an object that a walk meets in another place than it belongs to.
 
         The store keeps an object whose name has an element of more than 255 bytes in a file
-        ``.x…`` at the root.  A walk through a folder does not meet it; one from the root lists it
-        out of order, and goes on behind its name on the next page.
-
-        Args:
-            bucket: Which.
-            source: Which of its objects matter.
-            prefix: Of those that matter; empty if all do, since they lead the list astray.
-
-        Raises:
-            ObjectUnreadableError: If there is such an object.
+        ``.x…`` at the root.  A walk through a folder does not meet it, which matters if it is of
+        the source; one from the root lists it out of order, and goes on behind its name on the next
+        page, which always matters.  Empty if there is none.
         """
-        async for page in self._pages(bucket, _Walk(_LONG)):
+        async for page in self._pages(bucket, _Walk(_MISPLACED)):
             for entry in page.Entries or []:
-                is_asked_for = not prefix or _is_wanted(entry, source, bucket)
-                if _is_long(entry.n) and is_asked_for:
-                    raise ObjectUnreadableError(
-                        str(bucket),
-                        f"bucket {bucket} cannot be listed as a whole: the name "
-                        f"{_shortened(entry.n)!r} has an element of more than {_MAX_ELEMENT} "
-                        "bytes, and the store lists such objects, or others in their place, only "
-                        "in part: rename it",
-                    )
+                if _is_long(entry.n) and (not walk.prefix or _is_wanted(entry, source, bucket)):
+                    return entry.n
+        return ""
 
     async def _page(self, bucket: Bucket, walk: _Walk, uuid: str, token: str) -> _Page:
         value = {

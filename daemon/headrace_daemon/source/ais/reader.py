@@ -12,12 +12,8 @@ import time
 from itertools import repeat
 from typing import TYPE_CHECKING, Final
 
-import msgspec
-
-from ...errors import ObjectUnreadableError, SourceError, SourceMissingError, StoreAccessError
 from ..together import run_together
-from .addresses import bucket_path
-from .faults import Fault, Kind
+from .bucket import is_native
 from .httpwire import HttpWire
 from .lean.exchanges import Round
 from .objectread import ObjectRead, Ways
@@ -30,7 +26,7 @@ if TYPE_CHECKING:
     from headrace.buckets import Bucket
 
     from ..reader import ReadRequest
-    from .client import AisClient, Answer
+    from .client import AisClient
     from .cluster import Cluster
     from .clustermap import Node
     from .counts import Counts
@@ -93,7 +89,7 @@ class AisReader:
     async def read(self, requests: Sequence[ReadRequest]) -> None:
         """Fill the targets of all requests (see `Reader.read`)."""
         if self._is_native is None:
-            self._is_native = await self._ask_bucket()
+            self._is_native = await is_native(self._bucket, self._client)
         owners: Sequence[Node] | None = None
         if self._is_native:
             if self._cluster.map is None:
@@ -140,41 +136,3 @@ class AisReader:
                 spent_s = time.perf_counter() - exchange.started_s
                 read = ObjectRead(self._ways, exchange.transfer, exchange.owner)
                 await read.run_on(fault, spent_s)
-
-    async def _ask_bucket(self) -> bool:
-        """Return whether the objects are where the cluster map says."""
-        if self._bucket.is_remote:
-            return False
-        what = f"bucket {self._bucket}"
-        answer = await self._client.ask(bucket_path(self._bucket), what, method="HEAD")
-        if isinstance(answer, Fault):
-            raise bucket_error(self._bucket, answer)
-        return not has_backend(answer)
-
-
-def bucket_error(bucket: Bucket, fault: Fault) -> SourceError:
-    """Return what a fault of a bucket as a whole comes to."""
-    if fault.kind in (Kind.NO_BUCKET, Kind.MISSING):
-        return SourceMissingError(
-            str(bucket), f"bucket {bucket} does not exist ({fault}): check the name"
-        )
-    if fault.kind is Kind.DENIED:
-        return StoreAccessError(str(bucket), f"bucket {bucket} may not be read: {fault}")
-    return ObjectUnreadableError(str(bucket), f"bucket {bucket} cannot be read: {fault}")
-
-
-class _Backend(msgspec.Struct):
-    name: str = ""
-
-
-class _Props(msgspec.Struct):
-    backend_bck: _Backend = msgspec.field(default_factory=_Backend)
-
-
-def has_backend(answer: Answer) -> bool:
-    """Return whether a bucket, by the answer to its HEAD, is a view of one of a provider."""
-    try:
-        props = msgspec.json.decode(answer.headers.get("Ais-Bucket-Props", "{}"), type=_Props)
-    except (ValueError, RecursionError):
-        return True  # by way of a proxy it is right in any case
-    return bool(props.backend_bck.name)

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, TypeVar
 
 import aiohttp
 
 from ...errors import SourceError
+from ..together import Tasks
 from .client import AisClient
 from .cluster import Cluster
 from .counts import Counts
@@ -40,7 +42,7 @@ _T = TypeVar("_T")
 PING_S: Final = 3.0
 """How long a target may take to say that it is well, seconds."""
 
-ANSWER_S: Final = 10.0
+LOOK_S: Final = 10.0
 """How long the proxies may take to say how the cluster is, when nobody waits to read, seconds: some
 of them may be dead, which takes 3 s each to notice."""
 
@@ -72,16 +74,16 @@ class AisStore:
         self.counts = Counts()
         self._lean = LeanWire(self.counts, stall_s=settings.stall_s, deadline_s=settings.deadline_s)
         self._lister = Lister(self.client, self.cluster, executor)
-        # Of listings and of the care for the map; None outside of the context.
-        self._tasks: asyncio.TaskGroup | None = None
-        self._running: set[asyncio.Task[None]] = set()
+        # Listings, and the care for the map.
+        self._tasks = Tasks("the store")
+        self._parts = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        await self.client.__aenter__()
-        await self._lean.__aenter__()
-        self._tasks = asyncio.TaskGroup()
-        await self._tasks.__aenter__()
-        self._start(self.cluster.keep_fresh(), "keep the cluster map fresh")
+        async with AsyncExitStack() as parts:
+            for part in (self.client, self._lean, self._tasks):
+                await parts.enter_async_context(part)
+            self._parts = parts.pop_all()
+        self._tasks.start(self.cluster.keep_fresh(), name="keep the cluster map fresh")
         return self
 
     async def __aexit__(
@@ -90,25 +92,7 @@ class AisStore:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        assert self._tasks is not None
-        for task in self._running:
-            task.cancel()
-        try:
-            await self._tasks.__aexit__(None, None, None)
-        finally:
-            self._tasks = None
-            try:
-                await self._lean.__aexit__(kind, error, traceback)
-            finally:
-                await self.client.__aexit__(kind, error, traceback)
-
-    def _start(self, job: Coroutine[Any, Any, None], name: str) -> None:
-        if self._tasks is None:
-            job.close()
-            raise RuntimeError(f"the store is not running: it cannot {name}")
-        task = self._tasks.create_task(job, name=name)
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        await self._parts.__aexit__(kind, error, traceback)
 
     def reader(self, bucket: Bucket) -> AisReader:
         """Return a reader of a bucket."""
@@ -148,7 +132,7 @@ class AisStore:
             else:
                 result.set_result(value)
 
-        self._start(work(), name)
+        self._tasks.start(work(), name=name)
         return result
 
     # ---- what operators ask ----------------------------------------------------------------------
@@ -166,10 +150,10 @@ class AisStore:
         Empty words mean that the store is well as far as a proxy knows.
         """
         try:
-            async with asyncio.timeout(ANSWER_S):
+            async with asyncio.timeout(LOOK_S):
                 await self.cluster.current(max_age_s)
         except TimeoutError:
-            silence = f"proxy {self.client.proxy} did not answer within {ANSWER_S:g} s"
+            silence = f"proxy {self.client.proxy} did not answer within {LOOK_S:g} s"
             return self.client.trouble or silence
         except SourceError as error:
             return str(error)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from .addresses import bucket_query, object_root, quoted
+from .addresses import ObjectPaths
 from .faults import Fault, Kind
 from .lean.exchanges import Exchange, Round
 
@@ -41,8 +41,7 @@ class Wires:
     def __init__(self, bucket: Bucket, http: HttpWire, lean: LeanWire, choice: Choice) -> None:
         self._http = http
         self._choice = choice
-        self._root = object_root(bucket)
-        self._query = f"?{bucket_query(bucket)}"
+        self._paths = ObjectPaths(bucket)
         self.lean = lean
         """For exchanges of `exchange`."""
 
@@ -52,8 +51,7 @@ class Wires:
 
     def exchange(self, transfer: Transfer, owner: Node, round_: Round) -> Exchange:
         """Return an exchange for the lean wire."""
-        path = f"{self._root}{quoted(transfer.request.name)}{self._query}"
-        return Exchange(transfer, path, owner, round_)
+        return Exchange(transfer, self._paths.of(transfer.request.name), owner, round_)
 
     async def by_proxy(self, transfer: Transfer) -> Fault | None:
         """Ask a proxy for what has not arrived yet; return what went wrong.

@@ -37,14 +37,14 @@ def test_a_map_that_is_fresh_is_not_asked_for_again() -> None:
 def test_a_proxy_that_never_ends_its_answer_is_not_waited_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(store_module, "ANSWER_S", 0.1)
+    monkeypatch.setattr(store_module, "LOOK_S", 0.1)
     with StandIn() as ais:
         ais.fault(Stall(after_bytes=30), proxy="any", times=None)
         assert look(ais) == [f"proxy {ais.endpoint} did not answer within 0.1 s"]
 
 
 def test_what_a_proxy_did_instead_of_answering_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_module, "ANSWER_S", 0.3)
+    monkeypatch.setattr(store_module, "LOOK_S", 0.3)
     with StandIn() as ais:
         down = ais.fault(Hangup(), proxy="any", times=None)
         (words,) = look(ais)

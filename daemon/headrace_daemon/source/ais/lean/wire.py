@@ -6,6 +6,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from ...together import Tasks
 from ..faults import Fault, Kind
 from .connection import Scratch
 from .heads import Heads
@@ -38,15 +39,12 @@ class LeanWire:
         self.scratch = Scratch()
         self.heads = Heads()
         self._lanes: dict[tuple[str, str], Lane] = {}
-        # Of the tasks that connect; None outside of the context.
-        self._tasks: asyncio.TaskGroup | None = None
-        self._connecting: set[asyncio.Task[None]] = set()
+        self._connecting = Tasks("the store")
         # Set when no lane is left.
         self._is_clear = asyncio.Event()
 
     async def __aenter__(self) -> Self:
-        self._tasks = asyncio.TaskGroup()
-        await self._tasks.__aenter__()
+        await self._connecting.__aenter__()
         return self
 
     async def __aexit__(
@@ -55,15 +53,11 @@ class LeanWire:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        assert self._tasks is not None
-        tasks, self._tasks = self._tasks, None
-        for task in self._connecting:
-            task.cancel()
         for lane in list(self._lanes.values()):
             lane.close(Fault(Kind.FINAL, "is not read any more: the store is closed", "headrace"))
             self.drop(lane)
         try:
-            await tasks.__aexit__(None, None, None)
+            await self._connecting.__aexit__(kind, error, traceback)
         finally:
             while self._lanes:
                 self._is_clear.clear()
@@ -81,12 +75,7 @@ class LeanWire:
 
     def start(self, job: Coroutine[Any, Any, None], *, name: str) -> None:
         """Run a job of a lane."""
-        if self._tasks is None:
-            job.close()
-            raise RuntimeError(f"the store is not running: it cannot {name}")
-        task = self._tasks.create_task(job, name=name)
-        self._connecting.add(task)
-        task.add_done_callback(self._connecting.discard)
+        self._connecting.start(job, name=name)
 
     def submit(self, exchanges: Sequence[Exchange]) -> None:
         """Ask for something; the rounds of the exchanges are told how they end."""
