@@ -1,0 +1,59 @@
+"""Buckets: whose disks their objects are on, and what a fault of one comes to."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from ...errors import ObjectUnreadableError, SourceError, SourceMissingError, StoreAccessError
+from .addresses import bucket_path
+from .faults import Fault, Kind
+
+if TYPE_CHECKING:
+    from headrace.buckets import Bucket
+
+    from .client import AisClient, Answer
+
+
+async def is_native(bucket: Bucket, client: AisClient) -> bool:
+    """Return whether the objects are on the store's own disks, where the cluster map says.
+
+    Those of a provider, and of a bucket that is a view of one of a provider, are copies at best.
+
+    Raises:
+        SourceError: If the bucket cannot be asked.
+    """
+    if bucket.is_remote:
+        return False
+    answer = await client.ask(bucket_path(bucket), f"bucket {bucket}", method="HEAD")
+    if isinstance(answer, Fault):
+        raise bucket_error(bucket, answer)
+    return not _has_backend(answer)
+
+
+def bucket_error(bucket: Bucket, fault: Fault) -> SourceError:
+    """Return what a fault of a bucket as a whole comes to."""
+    if fault.kind in (Kind.NO_BUCKET, Kind.MISSING):
+        return SourceMissingError(
+            str(bucket), f"bucket {bucket} does not exist ({fault}): check the name"
+        )
+    if fault.kind is Kind.DENIED:
+        return StoreAccessError(str(bucket), f"bucket {bucket} may not be read: {fault}")
+    return ObjectUnreadableError(str(bucket), f"bucket {bucket} cannot be read: {fault}")
+
+
+class _Backend(msgspec.Struct):
+    name: str = ""
+
+
+class _Props(msgspec.Struct):
+    backend_bck: _Backend = msgspec.field(default_factory=_Backend)
+
+
+def _has_backend(answer: Answer) -> bool:
+    try:
+        props = msgspec.json.decode(answer.headers.get("Ais-Bucket-Props", "{}"), type=_Props)
+    except (ValueError, RecursionError):
+        return True  # by way of a proxy it is right in any case
+    return bool(props.backend_bck.name)
