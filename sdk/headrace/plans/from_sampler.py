@@ -19,12 +19,10 @@ from ..checks import check_flag, check_integer
 from ..errors import CursorError, ManifestMismatchError, PlanError
 from .base import FixedBatches
 from .cursor import Cursor
-from .exact import ExactOrder
+from .exact import ExactOrder, Made
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-
-    from numpy.typing import NDArray
 
     from ..topology import Topology
     from .data import Data
@@ -77,7 +75,7 @@ class Drawn(FixedBatches, frozen=True, kw_only=True, tag="Drawn"):
 
         length = len(self.sampler)
 
-        def draw(epoch: int) -> NDArray[np.uint32]:
+        def draw(epoch: int) -> Made:
             set_epoch = _method(self.sampler, "set_epoch")
             if set_epoch is not None:
                 set_epoch(epoch)
@@ -87,9 +85,10 @@ class Drawn(FixedBatches, frozen=True, kw_only=True, tag="Drawn"):
                 raise PlanError(
                     f"{self!r} yields {len(drawn)} indices in epoch {epoch}, its length is {length}"
                 )
-            return drawn.astype(np.uint32)
+            return Made(drawn.astype(np.uint32))
 
-        entries = Entries(self, length, "drawn", order=ExactOrder(length, draw, "drawn"))
+        order = ExactOrder(length, "drawn", draw)
+        entries = Entries(self, length, "sequential", order=order)
         return FlatProgram(self, entries, Constant, is_constant=True, role=role)
 
 
