@@ -23,7 +23,7 @@ from torch.utils.data._utils.collate import default_collate_fn_map
 
 from . import errors
 from .batch import Batch, columns
-from .board import Board, Record, epoch_of, epoch_start
+from .board import END, Board, Record, epoch_of, epoch_start
 from .checks import check_integer
 from .client import SILENCE_S, Channel, ConnectionLostError, Retry, default_socket
 from .loader import Loader
@@ -170,6 +170,8 @@ class DaemonDataset(IterableDataset[Any]):
         self._pass: weakref.ref[Pass] | None = None
         self._pass_start: Cursor | Seek = Seek(epoch=0)
         self._epoch = 0
+        # Whether the stream is one pass that ends: the next one goes on where it was left.
+        self._ends = False
         # The feed of the latest pass; None before the first and after a seek.
         self._receiver: Receiver | None = None
         # What the daemon last said of a position, with what it was asked.
@@ -387,7 +389,7 @@ class DaemonDataset(IterableDataset[Any]):
         if self._next is not None:
             return self._next
         assert self._delivered is not None
-        if self._delivered.epoch > self._epoch:
+        if self._ends or self._delivered.epoch > self._epoch:
             return self._delivered
         return Seek(epoch=self._epoch + 1)
 
@@ -542,12 +544,12 @@ class DaemonDataset(IterableDataset[Any]):
         self._pass = None
         self._end_feed()
 
-    def _deliver(self, cursor: Cursor, epoch: int) -> None:
+    def _deliver(self, cursor: Cursor, epoch: int, *, ends: bool) -> None:
         """Take note that the loop is given a batch of an epoch, after which the cursor stands."""
         if self._next is not None or epoch != self._epoch:
-            self._board.put(epoch_start(epoch + 1))
+            self._board.put(END if ends else epoch_start(epoch + 1))
         self._delivered = cursor
-        self._epoch = epoch
+        self._epoch, self._ends = epoch, ends
         self._next = None
 
     def close(self) -> None:

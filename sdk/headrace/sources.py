@@ -15,7 +15,7 @@ import msgspec
 
 from .buckets import PROVIDERS, Bucket
 from .errors import PlanError
-from .plans import Plan, Sequential, Shuffled
+from .plans import Plan
 
 # A path may hold a colon; only these are URIs.
 _SCHEME: Final = re.compile("file(?=:/)|[a-z][a-z0-9+.-]*(?=://)", re.IGNORECASE)
@@ -135,17 +135,28 @@ class Stream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         if not isinstance(self.source, Objects):
             raise PlanError(f"source={self.source!r} is no source: use Objects(uri)")
-        if not isinstance(self.plan, Sequential | Shuffled):
-            if isinstance(self.plan, Plan):
-                raise PlanError(
-                    f"plan={self.plan!r} is not served by the daemon: use Sequential or Shuffled, "
-                    "or plan.batch_sampler(…) with a map-style dataset"
-                )
+        if not isinstance(self.plan, Plan):
             raise PlanError(f"plan={self.plan!r} is no plan: see headrace.plans")
+        if self.plan.is_local:
+            raise PlanError(
+                f"plan={self.plan!r} holds a sampler of this process, which the daemon cannot run: "
+                "use a plan of headrace.plans in its place, or plan.batch_sampler(…) with a "
+                "map-style dataset"
+            )
         if self.on_bad != "fail":
             raise PlanError(f"on_bad={self.on_bad!r} is unknown: choose 'fail'")
 
     def anchored(self) -> Stream:
-        """Return the stream with an absolute path, for a daemon that runs in another folder."""
-        source = msgspec.structs.replace(self.source, uri=self.source.location)
-        return msgspec.structs.replace(self, source=source)
+        """Return the stream with absolute paths, for a daemon that runs in another folder."""
+        return msgspec.structs.replace(
+            self, source=_anchored(self.source), plan=self.plan.with_sources(_anchored)
+        )
+
+    @property
+    def sources(self) -> dict[str, Source]:
+        """All sources: that of the stream under an empty name, and those of parts of the plan."""
+        return {"": self.source, **self.plan.sources}
+
+
+def _anchored(source: Source) -> Source:
+    return msgspec.structs.replace(source, uri=source.location)

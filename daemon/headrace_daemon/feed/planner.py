@@ -85,6 +85,8 @@ class Planner:
                 max_batches=CHUNK_BATCHES,
                 step_stride=self._stride,
             )
+            if not batches:
+                return [Finish()]  # the limits of the run are reached
             items += batches
             self._cursor = batches[-1].after
             if self._cursor.epoch == self._epoch:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from headrace.plans.engine import PlannedBatch
     from headrace.sources import Stream
 
     from ..feed.registry import FeedRegistry, OpenFeed
@@ -327,14 +328,15 @@ class Session:
         return m.Entries(
             request=request.request,
             stream=_plain(stream.stream),
-            manifest=manifest.digest,
-            blocks=tuple(manifest.blocks),
+            manifest=stream.bound.manifest,
+            blocks=stream.blocks,
             length=len(manifest),
             total_bytes=manifest.total_bytes,
             plan=stream.bound.digest,
             cursor=stream.cursor.to_state(),
             steps=stream.steps,
             remaining=stream.remaining,
+            ends=stream.bound.program.ends,
             names=tuple(manifest.names_of(indices)),
             sizes=tuple(manifest.sizes[indices].tolist()),
         )
@@ -561,14 +563,22 @@ def _opened(entry: OpenFeed) -> m.Opened:
         token=entry.token,
         stream=_plain(stream.stream),
         manifest=stream.bound.manifest,
-        blocks=tuple(stream.source.manifest.blocks),
+        blocks=stream.blocks,
         length=stream.bound.length,
         plan=stream.bound.digest,
         cursor=stream.cursor.to_state(),
         steps=stream.steps,
         slot_bytes=pool.slot_bytes,
         num_slots=pool.max_slots,
+        ends=stream.bound.program.ends,
     )
+
+
+def _meta(planned: PlannedBatch) -> dict[str, Any]:
+    meta = dict(planned.meta)
+    if planned.origin is not None:
+        meta["part_epoch"], meta["part_step"] = planned.origin
+    return meta
 
 
 def _header(entry: OpenFeed, batch: ReadyBatch, *, seq: int) -> m.Batch:
@@ -578,7 +588,8 @@ def _header(entry: OpenFeed, batch: ReadyBatch, *, seq: int) -> m.Batch:
         epoch=planned.epoch,
         step=planned.step,
         global_step=planned.global_step,
-        stream=entry.stream.name,
+        stream=planned.stream or entry.stream.name,
+        role="extra" if planned.role and entry.stream.bound.program.ends else "main",
         n=len(batch.names),
         fields=("data",),
         ids=planned.indices.astype(_U64, copy=False).tobytes(),
@@ -586,5 +597,6 @@ def _header(entry: OpenFeed, batch: ReadyBatch, *, seq: int) -> m.Batch:
         off=batch.layout.offsets.astype(_U64, copy=False).tobytes(),
         lengths=batch.layout.lengths.astype(_U64, copy=False).tobytes(),
         flags=planned.flags.tobytes(),
+        meta=_meta(planned),
         cursor=planned.after.to_state(),
     )

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar, cast
 
 import msgspec
 
@@ -17,6 +17,9 @@ from .scaled import MultiScale, VariableBatch, VideoVariable
 from .spec import ByteBudget, Sequential, ShardShuffled, Shuffled
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..sources import Source
     from .data import Data
     from .program import Program
 
@@ -106,6 +109,16 @@ class Chain(Described, frozen=True, kw_only=True, tag="Chain"):
     def is_local(self) -> bool:
         """Whether a part holds objects of this process."""
         return any(link.plan.is_local for link in self.links.values())
+
+    @property
+    def sources(self) -> dict[str, Source]:
+        """The sources of links that have their own, by name."""
+        return _sources(self.links)
+
+    def with_sources(self, change: Callable[[Source], Source]) -> Self:
+        """Return the chain with another source for each link that has its own."""
+        links = cast("dict[str, Link | SinglePlan]", _with_sources(self.links, change))
+        return msgspec.structs.replace(self, plans=links)
 
     def program(self, data: Data, *, role: int = 0) -> Program:
         """Return what executes this plan over some data."""
@@ -249,6 +262,16 @@ class Interleaved(Described, frozen=True, kw_only=True, tag="Interleaved"):
         """Whether a part holds objects of this process."""
         return self.train.is_local or any(every.plan.is_local for every in self.extras.values())
 
+    @property
+    def sources(self) -> dict[str, Source]:
+        """The sources of extras, and of links of a main chain, that have their own, by name."""
+        return self.train.sources | _sources(self.extras)
+
+    def with_sources(self, change: Callable[[Source], Source]) -> Self:
+        """Return the plan with another source for each part that has its own."""
+        extras = _with_sources(self.extras, change)
+        return msgspec.structs.replace(self, train=self.train.with_sources(change), extras=extras)
+
     def program(self, data: Data, *, role: int = 0) -> Program:
         """Return what executes this plan over some data."""
         from .interleave import InterleavedProgram
@@ -274,6 +297,22 @@ def _check_names(field: str, plans: object) -> None:
     for name in plans:
         if not isinstance(name, str) or not 1 <= len(name.encode()) <= 64:
             raise PlanError(f"{field} name {name!r} is out of range: it must have 1..64 bytes")
+
+
+_Part = TypeVar("_Part", Link, Every)
+
+
+def _sources(parts: dict[str, _Part]) -> dict[str, Source]:
+    return {name: part.source for name, part in parts.items() if part.source is not None}
+
+
+def _with_sources(parts: dict[str, _Part], change: Callable[[Source], Source]) -> dict[str, _Part]:
+    return {
+        name: part
+        if part.source is None
+        else msgspec.structs.replace(part, source=change(part.source))
+        for name, part in parts.items()
+    }
 
 
 def _source(source: object) -> object:

@@ -203,6 +203,9 @@ class Opened(_Message, frozen=True, kw_only=True, tag="opened"):
     num_slots: int
     """Slots that the feed aims for, two of them guaranteed."""
 
+    ends: bool = False
+    """Whether the stream is one pass that ends at its limits; then `End` follows it."""
+
     transport: str = "inline"
     """How payloads travel."""
 
@@ -305,6 +308,9 @@ class Entries(_Message, frozen=True, kw_only=True, tag="entries"):
     remaining: int
     """Steps from that position to the end of its epoch."""
 
+    ends: bool = False
+    """As in `Opened`."""
+
     names: tuple[str, ...] = ()
     """Names of the samples in `indices`, in that order."""
 
@@ -331,10 +337,11 @@ class Batch(_Message, frozen=True, kw_only=True, tag="batch"):
     """Index of the step within the run."""
 
     stream: str = ""
-    """Name of the stream, empty for one that was given as a map."""
+    """Name of the part of a composition; else that of the stream, empty for one that was given as a
+    map."""
 
     role: str = "main"
-    """Which part of a composed stream this is."""
+    """``"main"``, or ``"extra"`` for what runs between steps of the main plan."""
 
     n: int
     """Samples, fillers included."""

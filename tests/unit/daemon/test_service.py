@@ -287,7 +287,7 @@ class _Watched:
         return ""
 
     def report(self) -> dict[str, Any]:
-        return {"feeds": [], "connections": 0, "store": {}}
+        return {"feeds": [], "connections": 0, "store": {"endpoints": []}}
 
     def ready(self, words: str) -> None: ...
     def status(self, words: str) -> None: ...
@@ -298,13 +298,13 @@ def test_a_store_is_let_go_before_the_end_begins() -> None:
     async def stop_while_it_is_asked() -> None:
         parts: Any = _Watched()
         service = Service(parts, parts)
-        running = asyncio.create_task(service.run())
-        await parts.is_looking.wait()
-        service.stop()
-        await parts.has_left.wait()  # and all else goes on
-        assert not running.done()
-        running.cancel()
-        await asyncio.wait([running])
+        async with asyncio.TaskGroup() as tasks:
+            running = tasks.create_task(service.run(), name="service")
+            await parts.is_looking.wait()
+            service.stop()
+            await parts.has_left.wait()  # and all else goes on
+            assert not running.done()
+            running.cancel()
 
     asyncio.run(asyncio.wait_for(stop_while_it_is_asked(), 10))
 

@@ -343,7 +343,7 @@ def test_no_step_is_above_the_largest_of_its_segment(number: int) -> None:
             for at in range(0, len(met), 1 + len(met) // 8):
                 cursor = run.cursors[at]
                 end = bisect_right(segments, segments[at], at, len(met))
-                found = engine.largest_batch(bound, cursor, topology, lambda i: weights[i])
+                found = engine.largest_batch(bound, cursor, topology, weights.__getitem__)
                 assert found.segment == segments[at]
                 assert found.weight >= max(met[at:end])
                 if is_exact:
