@@ -13,7 +13,14 @@ from weakref import WeakKeyDictionary
 
 import msgspec
 
-from headrace.plans.engine import BoundPlan, Largest, largest_batch
+from headrace.plans.engine import (
+    BoundPlan,
+    Largest,
+    advance,
+    largest_batch,
+    remaining_steps,
+    settle,
+)
 from headrace.topology import Topology
 
 from ..assemble.layout import padded
@@ -30,6 +37,16 @@ if TYPE_CHECKING:
 
 _Key = tuple[Topology, tuple[int, ...], bytes]
 _Kept = OrderedDict[_Key, asyncio.Future[Largest]]
+
+CLOSE: Final = 1.1
+"""Where no sample is larger than the mean by more than this, a batch of the largest samples is
+taken for the largest batch: no search is worth the difference."""
+
+MAX_SCAN: Final = 1 << 27
+"""Samples of a rank that are searched for its largest batch, some ten seconds; of more, a batch of
+the largest samples is taken for it."""
+
+_CHUNK: Final = 1 << 20
 
 MAX_KEPT: Final = 256
 """Segments of one plan."""
@@ -101,10 +118,38 @@ def largest_payload(
     """
     main = _weigher(manifests[""])
     if not bound.program.streams:
-        return largest_batch(bound, cursor, topology, main)
+        return _bounded(bound, cursor, topology, manifests[""]) or largest_batch(
+            bound, cursor, topology, main
+        )
     weigh = dict.fromkeys(bound.program.streams, main)
     own = {name: _weigher(manifest) for name, manifest in manifests.items() if name}
     return largest_batch(bound, cursor, topology, weigh | own)
+
+
+def _bounded(
+    bound: BoundPlan, cursor: Cursor, topology: Topology, manifest: Manifest
+) -> Largest | None:
+    """Return an upper bound where it is close, or the order is too long to be looked at."""
+    world_size = topology.world_size
+    num_samples = bound.program.batch_samples(world_size)
+    if num_samples is None:
+        return None
+    largest, mean = _facts(manifest)
+    is_long = len(manifest) // world_size > MAX_SCAN
+    if largest > CLOSE * mean and not is_long:
+        return None
+    cursor = settle(bound, cursor, world_size)
+    after = advance(bound, cursor, world_size, remaining_steps(bound, cursor, world_size))
+    return Largest(num_samples * largest, cursor.epoch, after)
+
+
+def _facts(manifest: Manifest) -> tuple[int, float]:
+    """Return the largest and the mean room that a sample takes, bytes."""
+    largest = total = 0
+    for first in range(0, len(manifest), _CHUNK):
+        piece = padded(manifest.sizes[first : first + _CHUNK])
+        largest, total = max(largest, int(piece.max())), total + int(piece.sum())
+    return largest, total / len(manifest)
 
 
 def _weigher(manifest: Manifest) -> Callable[[Indices], Any]:
