@@ -25,6 +25,7 @@ import msgspec
 
 from headrace.client import DEFAULT_SOCKET
 from headrace.errors import PlanError
+from headrace.plans.dictated import Dictated
 from headrace.sources import Objects, Stream
 
 from .errors import SettingsError
@@ -214,6 +215,13 @@ class Settings(_Table, frozen=True, kw_only=True):
             raise SettingsValueError(
                 "streams", "'' is no name of a stream: nobody could ask for it"
             )
+        for name, stream in self.streams.items():
+            if isinstance(stream.plan, Dictated):
+                raise SettingsValueError(
+                    f"streams.{name}.plan",
+                    "type='Dictated' is what a trainer says of a plan that it executes itself: a "
+                    "configuration has a plan of headrace.plans",
+                )
         if self.default_stream and self.default_stream not in self.streams:
             raise SettingsValueError(
                 "default_stream",

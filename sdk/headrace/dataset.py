@@ -26,6 +26,7 @@ from .batch import Batch, columns
 from .board import END, Board, Record, epoch_of, epoch_start
 from .checks import check_integer
 from .client import SILENCE_S, Channel, ConnectionLostError, Retry, default_socket
+from .dictation import Dictator, Script, dictated
 from .loader import Loader
 from .manifest import Entry
 from .passes import FeedPass, PartPass, PartState, Pass, read_part_state, ticket
@@ -54,6 +55,7 @@ _READ_INDICES: Final = 64
 _COPIED: Final = (
     "_socket",
     "_stream",
+    "_dictated",
     "_transform",
     "_collate_fn",
     "_prefetch_batches",
@@ -139,6 +141,8 @@ class DaemonDataset(IterableDataset[Any]):
             raise errors.PlanError(f"deadline_s={deadline_s!r} must be above 0 seconds and finite")
         self._socket = os.fspath(socket) if socket is not None else default_socket()
         self._stream = stream
+        # What travels in place of a plan that runs in this process; None for one that does not.
+        self._dictated = dictated(stream)
         self._transform = transform
         self._collate_fn = collate_fn
         self._prefetch_batches = prefetch_batches
@@ -215,6 +219,7 @@ class DaemonDataset(IterableDataset[Any]):
         _refuse_batching(sys._getframe(1))
         if get_worker_info() is None:
             return FeedPass(self)
+        self._refuse_workers()
         part = PartPass(self, self._board, restored=self._restored)
         self._restored = None
         self._part = weakref.ref(part)
@@ -246,13 +251,15 @@ class DaemonDataset(IterableDataset[Any]):
 
     def __len__(self) -> int:
         """Return the steps of this rank in the whole current epoch, whatever the position."""
-        if self._active() is not None:
-            return self._describe(self._pass_start).steps
         record = self._worked()
-        if record is not None and not record.is_over:
+        if self._active() is not None:
+            where = self._pass_start
+        elif record is not None and not record.is_over:
             assert record.current is not None
-            return self._describe(_position(record.current)).steps
-        return self._describe(self._upcoming()).steps
+            where = _position(record.current)
+        else:
+            where = self._upcoming()
+        return self._counted(self._describe(where).steps)
 
     @property
     def remaining(self) -> int:
@@ -264,11 +271,18 @@ class DaemonDataset(IterableDataset[Any]):
         """
         self._refuse_worked("remaining")
         if self._active() is None or self._next is not None:
-            return self._describe(self._upcoming()).remaining
+            return self._counted(self._describe(self._upcoming()).remaining)
         assert self._delivered is not None
         if self._delivered.epoch != self._epoch:
             return 0  # the last batch was handed out, the loop has not asked for another yet
-        return self._describe(self._delivered).remaining
+        return self._counted(self._describe(self._delivered).remaining)
+
+    def _counted(self, steps: int) -> int:
+        if steps < 0:
+            raise TypeError(
+                f"the stream has no length: the sampler of {self._label} has none; give it __len__"
+            )
+        return steps
 
     # ---- positions ---------------------------------------------------------------------------
 
@@ -408,6 +422,17 @@ class DaemonDataset(IterableDataset[Any]):
                 fault="client",
             )
 
+    def _refuse_workers(self) -> None:
+        if self._dictated is not None:
+            raise errors.PlanError(
+                f"{self._label} runs in the process of the trainer, which DataLoader workers are "
+                "not: use num_workers=0, or a plan of headrace.plans, which the daemon executes"
+            )
+
+    @property
+    def _label(self) -> str:
+        return self._dictated.name if self._dictated is not None else repr(self._stream)
+
     def _active(self) -> Pass | None:
         """Return the pass that is in progress: begun, not over, and still held by somebody."""
         if self._worked() is not None:
@@ -427,12 +452,31 @@ class DaemonDataset(IterableDataset[Any]):
             self._topology = self._resolve()
             self._admit(start, 1)
             self._compare(start)
-            receiver = self._open_feed(wire_start(start))
+            receiver = self._open_feed(self._start(start), dictator=self._dictator(start))
         self._make_current(new, start)
+        receiver.begin_pass()
         return receiver
+
+    def _start(self, start: Cursor | Seek) -> dict[str, Any]:
+        """Return what a feed is asked to begin at."""
+        return wire_start(start) if self._dictated is None else dict(self._describe(start).cursor)
+
+    def _dictator(self, start: Cursor | Seek) -> Dictator | None:
+        """Return what draws the batches of a plan that runs here."""
+        if self._dictated is None:
+            return None
+        known = self._describe(start)
+        run = self._script(known).run(Cursor.from_state(known.cursor))
+        # Those that are ready here, those that are ready there, and those that are being read.
+        return Dictator(run, 2 * self._prefetch_batches + 2, ends=self._dictated.ends)
+
+    def _script(self, known: m.Entries) -> Script:
+        assert isinstance(self._stream, Stream)
+        return Script(self._stream.plan, known.length, known.manifest, self._resolve())
 
     def _begin_elsewhere(self, new: Pass, workers: int) -> Cursor | Seek:
         """Make a pass the current one whose feeds others open; return where it begins."""
+        self._refuse_workers()
         start = self._upcoming()
         self._end_feed()
         self._topology = self._resolve()
@@ -457,13 +501,17 @@ class DaemonDataset(IterableDataset[Any]):
         met = meeting(self._process_group if self._mesh is None else self._mesh.get_group())
         if met is not None:
             entries = self._describe(start)
+            names = ("epoch", "step", "position")
+            place = {name: entries.cursor[name] for name in names}
+            if self._dictated is not None:
+                place["position"] = 0  # samplers of their own may give ranks unequal batches
             facts = Facts(
                 stream=_label(entries.stream, self._stream),
                 world_size=self._resolve().world_size,
                 plan=entries.plan,
                 manifest=entries.manifest,
                 length=entries.length,
-                **{name: entries.cursor[name] for name in ("epoch", "step", "position")},
+                **place,
             )
             compare(met, facts, entries.blocks, deadline_s=self._deadline_s)
         self._is_compared = True
@@ -486,6 +534,8 @@ class DaemonDataset(IterableDataset[Any]):
 
     def _members(self, workers: int) -> dict[str, Any] | None:
         """Return what says which feeds get their memory together; None if there is only one."""
+        if self._dictated is not None:
+            return None  # how large its batches are is seen when they come
         run = Siblings("", 1) if self._is_explicit else siblings()
         if run.ranks * workers == 1:
             return None
@@ -504,6 +554,7 @@ class DaemonDataset(IterableDataset[Any]):
         stride: int = 1,
         epochs: int | None = None,
         buffers: Buffers | None = None,
+        dictator: Dictator | None = None,
     ) -> Receiver:
         """Open a feed, in place of the one before; with a stride, one of as many."""
         self._end_feed()
@@ -524,6 +575,7 @@ class DaemonDataset(IterableDataset[Any]):
             window=self._prefetch_batches,
             deadline_s=self._deadline_s,
             buffers=buffers,
+            dictator=dictator,
         )
         # The receiver's thread outlives us unless it is told.
         self._hang_up = weakref.finalize(self, self._receiver.abandon)
@@ -594,11 +646,16 @@ class DaemonDataset(IterableDataset[Any]):
                 stream=self._wire_stream(),
                 rank=topology.rank,
                 world_size=topology.world_size,
-                start=wire_start(where),
+                start=wire_start(where) if self._dictated is None else None,
                 indices=indices,
             )
         )
         assert isinstance(answer, m.Entries)
+        if self._dictated is not None:
+            cursor, steps, remaining = self._script(answer).locate(where)
+            answer = msgspec.structs.replace(
+                answer, cursor=cursor.to_state(), steps=steps, remaining=remaining
+            )
         self._known = (where, topology, answer)
         return answer
 
@@ -638,10 +695,13 @@ class DaemonDataset(IterableDataset[Any]):
         return connect
 
     def _wire_stream(self) -> str | dict[str, Any]:
-        if isinstance(self._stream, Stream):
-            plain: dict[str, Any] = msgspec.to_builtins(self._stream.anchored())
-            return plain
-        return self._stream or ""
+        if not isinstance(self._stream, Stream):
+            return self._stream or ""
+        stream = self._stream
+        if self._dictated is not None:
+            stream = msgspec.structs.replace(stream, plan=self._dictated)
+        plain: dict[str, Any] = msgspec.to_builtins(stream.anchored())
+        return plain
 
     # ---- copies ------------------------------------------------------------------------------
 

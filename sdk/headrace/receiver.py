@@ -25,6 +25,8 @@ from .protocol import messages as m
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from .dictation import Dictator
+
 logger = logging.getLogger(__name__)
 
 FIRST_CONNECT_S: Final = 5.0
@@ -53,6 +55,7 @@ class Receiver:
         window: Batches that may be ready or under way, >= 1.
         deadline_s: How long a daemon that went away may stay away, seconds.
         buffers: Where payloads are received into; by default memory of its own.
+        dictator: Draws the batches of a plan that runs here; None for one that the daemon executes.
     """
 
     def __init__(
@@ -63,8 +66,10 @@ class Receiver:
         window: int,
         deadline_s: float,
         buffers: Buffers | None = None,
+        dictator: Dictator | None = None,
     ) -> None:
         self._connect = connect
+        self._dictator = dictator
         self._request = request
         self._window = window
         self._deadline_s = deadline_s
@@ -122,6 +127,11 @@ class Receiver:
             raise errors.without_frames(self._failure)
         if self._end is not None:
             return self._end
+        dictator = self._dictator
+        if dictator is not None and dictator.has_failed and self._items.empty():
+            assert dictator.failure is not None
+            self._failure = errors.without_frames(dictator.failure)
+            raise dictator.failure
         item = self._items.get()
         if isinstance(item, m.End):
             self._end = item
@@ -139,8 +149,37 @@ class Receiver:
         with self._lock:
             self._num_consumed += 1
             channel = self._channel
+        if self._dictator is not None:
+            self._dictator.draw()
         if channel is not None:
+            self._tell(channel)
             self._grant(channel)
+
+    def begin_pass(self) -> None:
+        """Take note that a pass begins: plans that run here are drawn from again."""
+        if self._dictator is None:
+            return
+        self._dictator.begin_pass()
+        with self._lock:
+            channel = self._channel
+        if channel is not None:
+            self._tell(channel)
+
+    def _tell(self, channel: Channel) -> None:
+        """Tell the daemon what was drawn, if a feed is open."""
+        if self._dictator is None:
+            return
+        dictator, is_more = self._dictator, True
+
+        def make() -> m.Indices | None:
+            nonlocal is_more
+            message = dictator.untold()
+            is_more = message is not None
+            return message
+
+        with contextlib.suppress(ConnectionLostError):  # then it is all told anew
+            while is_more and channel.send_if(State.STREAMING, make):
+                pass
 
     def _grant(self, channel: Channel) -> None:
         """Grant what was consumed, if it is worth a message and a feed is open.
@@ -281,11 +320,16 @@ class Receiver:
                 token="" if self.opened is None else self.opened.token,
             )
             channel.send(request)
+            if self._dictator is not None:
+                self._dictator.begin_anew()
+                while (message := self._dictator.untold()) is not None:
+                    channel.send(message)
             while True:
                 event = channel.receive()
                 match event:
                     case m.Opened():
                         self._check_opened(event)
+                        self._tell(channel)
                         self._grant(channel)
                         return channel
                     case m.Notice():
@@ -332,6 +376,8 @@ class Receiver:
                 match event:
                     case Payload(header=m.Batch() as header):
                         self._check_order(header)
+                        if self._dictator is not None:
+                            self._dictator.received(header)
                         with self._lock:
                             self._num_received += 1
                         self._received = header.cursor
@@ -393,6 +439,8 @@ class Receiver:
         self._items.put(event)
 
     def _is_awaited(self) -> bool:
+        if self._dictator is not None and not self._dictator.num_waiting:
+            return False
         with self._lock:
             return self._num_granted > self._num_received - self._num_received_before
 
@@ -409,7 +457,8 @@ class Receiver:
             )
         # The next batch is compared with this cursor: a daemon must not be its own witness.
         after = [(epoch, step + 1), (epoch + 1, step + 1 if self._ends else 0)]
-        if self.opened.cursor["epoch"] == epoch:  # only of this one the number of steps is known
+        # Only of the first epoch the number of steps is known, and only if the daemon has the plan.
+        if self.opened.cursor["epoch"] == epoch and self._dictator is None:
             after = after[1:] if step + 1 == self.opened.steps else after[:1]
         cursor = header.cursor
         is_same = (cursor.get("plan"), cursor.get("manifest")) == (

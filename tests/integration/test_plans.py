@@ -73,7 +73,8 @@ def bound_of(stream: Stream) -> BoundPlan:
     }
     main = data.pop("")
     return BoundPlan.to(
-        stream.plan, Data(main.length, main.digest, main.columns, parts=data) if data else main
+        stream.served_plan,
+        Data(main.length, main.digest, main.columns, parts=data) if data else main,
     )
 
 

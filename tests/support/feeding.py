@@ -127,16 +127,16 @@ async def make_feed(
         weight = slot_bytes if size_slots is None else size_slots(cursor.epoch)
         return Largest(weight, cursor.epoch, replace(bound.start(), epoch=cursor.epoch + 1))
 
-    async def size(cursor: Cursor) -> Largest:
-        return await asyncio.get_running_loop().run_in_executor(executor, largest, cursor)
+    async def size(before: Largest) -> Largest:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(executor, largest, before.after)
 
     feed = Feed(
         name="train rank=0/1",
         source_of=lambda part: source,
-        planner=Planner(bound, bound.start(), Topology(), epochs=epochs),
+        planner=Planner(bound, bound.start(), Topology(), epochs=epochs, executor=executor),
         pool=pool,
         fetcher=Fetcher(places),
-        executor=executor,
         largest=Largest(slot_bytes, 0, replace(bound.start(), epoch=1)),
         size_slots=size,
     )

@@ -105,7 +105,7 @@ def _check_stream(
             f"  data   {len(manifest)} samples, {decimal(manifest.total_bytes)}, manifest "
             f"{manifest.digest[:12]}…"
         )
-    bound = BoundPlans(OrderMaker()).bind(stream.plan, manifests)
+    bound = BoundPlans(OrderMaker()).bind(stream.served_plan, manifests)
     start = settle(bound, bound.start(), topology.world_size)
     steps = epoch_steps(bound, topology.world_size)
     slot_bytes = largest_payload(bound, start, topology, manifests).weight

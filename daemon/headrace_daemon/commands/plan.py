@@ -66,7 +66,7 @@ def run(options: argparse.Namespace) -> int:
     """Print a range of steps."""
     stream, manifest = _stream(options)
     topology = Topology(options.rank, options.world_size)
-    bound = BoundPlan(stream.plan, len(manifest), manifest.digest)
+    bound = BoundPlan(stream.served_plan, len(manifest), manifest.digest)
     steps = epoch_steps(bound, topology.world_size)
     if options.epoch < 0:
         raise SettingsError(f"--epoch {options.epoch}: epochs are counted from 0")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from headrace.manifest import Manifest
-    from headrace.plans import Plan
+    from headrace.plans.base import Described
 
     from .orders import OrderMaker
 
@@ -41,7 +41,7 @@ class BoundPlans:
         self._kept: OrderedDict[tuple[bytes, ...], BoundPlan] = OrderedDict()
         self._lock = Lock()
 
-    def bind(self, plan: Plan, manifests: Mapping[str, Manifest]) -> BoundPlan:
+    def bind(self, plan: Described, manifests: Mapping[str, Manifest]) -> BoundPlan:
         """Return a plan over data.
 
         Args:
@@ -64,7 +64,7 @@ class BoundPlans:
                 self._kept.move_to_end(key)
             return found
 
-    def _bound(self, plan: Plan, manifests: Mapping[str, Manifest]) -> BoundPlan:
+    def _bound(self, plan: Described, manifests: Mapping[str, Manifest]) -> BoundPlan:
         main, *parts = (
             Data(len(manifest), manifest.digest, {"sizes": manifest.sizes})
             for manifest in manifests.values()

@@ -19,17 +19,16 @@ from headrace.plans.engine import Largest, PlannedBatch
 from ..assemble.layout import Layout, lay_out
 from ..errors import SourceError
 from ..source.reader import requests_of
-from .planner import EpochEdge, Finish, Planner
+from .planner import EpochEdge, Finish
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-    from concurrent.futures import Executor
-
-    from headrace.plans.cursor import Cursor
 
     from ..assemble.slots import Slot, SlotPool
     from ..fetch.fetcher import Fetcher
     from ..source.catalog import OpenSource
+    from .dictated import DictatedPlanner
+    from .planner import Planner
 
 logger = logging.getLogger(__name__)
 
@@ -111,16 +110,15 @@ class Feed:
     source_of: Callable[[str], OpenSource]
     """Returns the source of a part of the plan."""
 
-    planner: Planner
+    planner: Planner | DictatedPlanner
     pool: SlotPool
     fetcher: Fetcher
-    executor: Executor
     largest: Largest
     """The largest payload from the start of the feed to the end of that segment: what the slots of
     the pool have room for."""
 
-    size_slots: Callable[[Cursor], Awaitable[Largest]]
-    """Finds the same from a cursor on."""
+    size_slots: Callable[[Largest], Awaitable[Largest]]
+    """Finds the same for the segment after one."""
 
     on_change: Callable[[], None] = lambda: None
     """Called when the head may have become ready."""
@@ -139,6 +137,8 @@ class Feed:
     # The task in `run`, for `halt`; None before and after.
     _task: asyncio.Task[None] | None = None
     _is_halted: bool = False
+    # Finds how large the slots of the next segment are.
+    _sizing: asyncio.Task[Largest] | None = None
     _is_over: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
@@ -215,18 +215,20 @@ class Feed:
             await self._place_all(tasks)
         except HeadraceError as error:
             self._append(error)  # in its place: what stands before it is still delivered
+        finally:
+            if self._sizing is not None:
+                self._sizing.cancel()
 
     async def _place_all(self, tasks: asyncio.TaskGroup) -> None:
-        loop = asyncio.get_running_loop()
         # One segment ahead of need.
-        sizing = tasks.create_task(self._size_next(), name=f"size {self.name}")
+        self._sizing = tasks.create_task(self._size_next(), name=f"size {self.name}")
         while True:
             if not self._planned:
-                self._planned += await loop.run_in_executor(self.executor, self.planner.next_items)
+                self._planned += await self.planner.next()
             # During each `await` below, `shed` may put batches in front.
             match self._planned[0]:
                 case Finish() as finish:
-                    sizing.cancel()
+                    self._sizing.cancel()
                     self._planned.popleft()
                     self._append(finish)
                     while not self._planned:
@@ -236,10 +238,12 @@ class Feed:
                     self._planned.popleft()
                     self._append(edge)
                 case PlannedBatch() as planned if planned.segment > self.largest.segment:
-                    largest = await sizing
+                    largest = await self._sizing
                     if self._planned[0] is planned:
                         self._resize(largest)
-                        sizing = tasks.create_task(self._size_next(), name=f"size {self.name}")
+                        self._sizing = tasks.create_task(
+                            self._size_next(), name=f"size {self.name}"
+                        )
                 case PlannedBatch() as planned:
                     slot = await self.pool.take(planned.global_step)
                     following = self._planned.popleft()
@@ -263,7 +267,7 @@ class Feed:
 
     async def _size_next(self) -> Largest:
         """Find how large the batches of the segment after the present one are."""
-        return await self.size_slots(self.largest.after)
+        return await self.size_slots(self.largest)
 
     def _place(self, planned: PlannedBatch, slot: Slot) -> ReadyBatch:
         source = self.source_of(planned.stream)

@@ -13,10 +13,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from headrace.errors import FeedError, PlanError
+from headrace.plans.dictated import Dictated
+from headrace.plans.engine import Largest
 from headrace.protocol.framing import MAX_PAYLOAD_BYTES
 from headrace.topology import Topology
 
 from ..assemble.slots import MIN_SLOTS, SlotPool
+from .dictated import DictatedPlanner, Dictation
 from .feed import Feed
 from .groups import Group, Groups
 from .planner import Planner
@@ -26,7 +29,6 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
     from types import TracebackType
 
-    from headrace.plans.engine import Largest
     from headrace.protocol import messages as m
 
     from ..fetch.budget import Account, Budget
@@ -135,11 +137,20 @@ class FeedRegistry:
             self._tasks = None
 
     async def open(
-        self, request: m.Open, *, progress: Callable[[int], None] = lambda found: None
+        self,
+        request: m.Open,
+        *,
+        dictation: Dictation | None = None,
+        progress: Callable[[int], None] = lambda found: None,
     ) -> OpenFeed:
         """Open a feed, or take up the parked one that the request has the token of.
 
         Cancelled or failed, it leaves nothing open.
+
+        Args:
+            request: What is asked for.
+            dictation: Where the batches of a stream come from whose plan the client executes.
+            progress: As for `Streams.bind`.
 
         Raises:
             HeadraceError: If stream, position, topology or memory do not allow it.
@@ -163,10 +174,16 @@ class FeedRegistry:
                 request.start,
                 progress=progress,
             )
-            planner = await asyncio.get_running_loop().run_in_executor(
-                self._executor, _make_planner, stream, request
-            )
-            largest = await self._largest(stream)
+            is_dictated = isinstance(stream.stream.plan, Dictated)
+            planner: Planner | DictatedPlanner
+            if is_dictated:
+                planner = DictatedPlanner(dictation or Dictation(), stream)
+                largest = Largest(0, 0, stream.cursor)
+            else:
+                planner = await asyncio.get_running_loop().run_in_executor(
+                    self._executor, self._make_planner, stream, request
+                )
+                largest = await self._largest(stream)
             slot_bytes = largest.weight
             if parked is None:
                 pool, group = await self._reserve(stream, slot_bytes, request)
@@ -183,6 +200,18 @@ class FeedRegistry:
         token = parked.token if parked else secrets.token_hex(16)
         feed = self._make(stream, planner, pool, largest)
         return self._start(OpenFeed(token, stream, feed, group))
+
+    def _make_planner(self, stream: BoundStream, request: m.Open) -> Planner:
+        """Return the planner of a feed; may have to look at each sample of an epoch."""
+        return Planner(
+            stream.bound,
+            stream.cursor,
+            stream.topology,
+            first=request.first,
+            stride=request.stride,
+            epochs=request.epochs,
+            executor=self._executor,
+        )
 
     async def admit(self, request: m.Open | m.Lookup, stream: BoundStream) -> Group:
         """Reserve the memory of the group that a request names.
@@ -238,7 +267,8 @@ class FeedRegistry:
             if pools:
                 pools[0].on_shed()
 
-        group = await self.admit(request, stream) if request.group else None
+        has_group = bool(request.group) and not isinstance(stream.stream.plan, Dictated)
+        group = await self.admit(request, stream) if has_group else None
         account: Account | None = None
         if group is not None:
             account = self._groups.take(group, guarantee, name=name, shed=shed, need=need)
@@ -255,17 +285,25 @@ class FeedRegistry:
         return pool, group
 
     def _make(
-        self, stream: BoundStream, planner: Planner, pool: SlotPool, largest: Largest
+        self,
+        stream: BoundStream,
+        planner: Planner | DictatedPlanner,
+        pool: SlotPool,
+        largest: Largest,
     ) -> Feed:
+        async def size(after: Largest) -> Largest:
+            if isinstance(planner, DictatedPlanner):
+                return await planner.largest(after.segment)
+            return await self._sizes.of_rank(stream, after.after)
+
         feed = Feed(
             name=_name(stream),
             source_of=stream.source_of,
             planner=planner,
             pool=pool,
             fetcher=self._fetcher,
-            executor=self._executor,
             largest=largest,
-            size_slots=lambda cursor: self._sizes.of_rank(stream, cursor),
+            size_slots=size,
         )
         pool.on_shed = feed.shed
         return feed
@@ -331,18 +369,6 @@ class FeedRegistry:
         entry.unwatch = unwatch
         entry.grace = asyncio.get_running_loop().call_later(self.grace_s, self.close_soon, entry)
         logger.info("feed parked feed=%s grace_s=%g", entry.feed.name, self.grace_s)
-
-
-def _make_planner(stream: BoundStream, request: m.Open) -> Planner:
-    """Return the planner of a feed; may have to look at each sample of an epoch."""
-    return Planner(
-        stream.bound,
-        stream.cursor,
-        stream.topology,
-        first=request.first,
-        stride=request.stride,
-        epochs=request.epochs,
-    )
 
 
 def _name(stream: BoundStream) -> str:

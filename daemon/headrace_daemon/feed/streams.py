@@ -133,7 +133,7 @@ class Streams:
     ) -> BoundStream:
         """Resolve a position; may have to look at each sample of an epoch."""
         manifests = {part: source.manifest for part, source in sources.items()}
-        bound = self._plans.bind(stream.plan, manifests)
+        bound = self._plans.bind(stream.served_plan, manifests)
         world_size = topology.world_size
         match where:
             case Cursor():

@@ -19,6 +19,7 @@ import msgspec
 import numpy as np
 
 from headrace.errors import FeedError, HeadraceError, LocalProtocolError, PlanError
+from headrace.plans.dictated import Dictated
 from headrace.protocol import VERSION, Connection, Role, State
 from headrace.protocol import messages as m
 from headrace.protocol.framing import MAX_PAYLOAD_BYTES
@@ -28,6 +29,7 @@ from .. import __version__
 from ..assemble.layout import lay_out
 from ..assemble.slots import Slot
 from ..errors import to_message
+from ..feed.dictated import Dictation
 from ..feed.feed import ReadyBatch
 from ..feed.planner import EpochEdge, Finish
 from ..feed.registry import check_group
@@ -118,6 +120,8 @@ class Session:
         self._connection = Connection(Role.DAEMON)
         # The feed that is being transmitted; only `_transmit` sets it back to None.
         self.entry: OpenFeed | None = None
+        # What the client says of a stream whose plan it executes; of the current feed.
+        self._dictation = Dictation()
         # Opens a feed; None while none is being opened.
         self._opening: asyncio.Task[None] | None = None
         # Requests that wait for their answer.
@@ -209,7 +213,12 @@ class Session:
                 self._is_leaving = True
             case m.Open():
                 self._is_leaving = False
-                self._opening = tasks.create_task(self._open(event), name=f"open {self.name}")
+                self._dictation = Dictation()
+                self._opening = tasks.create_task(
+                    self._open(event, self._dictation), name=f"open {self.name}"
+                )
+            case m.Indices():
+                self._dictation.take_in(event)
             case m.Status() | m.Lookup() | m.Read():
                 await self._requests.put(event)
             case _:
@@ -233,11 +242,13 @@ class Session:
 
     # ---- opening and answering ---------------------------------------------------------------
 
-    async def _open(self, request: m.Open) -> None:
+    async def _open(self, request: m.Open, dictation: Dictation) -> None:
         connection = self._connection
         refusal: HeadraceError | None = None
         try:
-            entry = await self._registry.open(request, progress=self._progress("listing"))
+            entry = await self._registry.open(
+                request, dictation=dictation, progress=self._progress("listing")
+            )
             entry.feed.on_change = self._wake.set
             self.entry = entry
             if self._is_draining:
@@ -320,7 +331,7 @@ class Session:
         stream = await self._streams.bind(
             request.stream, topology, request.start, progress=self._progress("listing")
         )
-        if request.group:
+        if request.group and not isinstance(stream.stream.plan, Dictated):
             check_group(request)
             await self._registry.admit(request, stream)
         manifest = stream.source.manifest
@@ -574,6 +585,10 @@ def _opened(entry: OpenFeed) -> m.Opened:
     )
 
 
+def _has_extras(entry: OpenFeed) -> bool:
+    return entry.stream.bound.program.ends
+
+
 def _meta(planned: PlannedBatch) -> dict[str, Any]:
     meta = dict(planned.meta)
     if planned.origin is not None:
@@ -589,7 +604,7 @@ def _header(entry: OpenFeed, batch: ReadyBatch, *, seq: int) -> m.Batch:
         step=planned.step,
         global_step=planned.global_step,
         stream=planned.stream or entry.stream.name,
-        role="extra" if planned.role and entry.stream.bound.program.ends else "main",
+        role="extra" if planned.role and _has_extras(entry) else "main",
         n=len(batch.names),
         fields=("data",),
         ids=planned.indices.astype(_U64, copy=False).tobytes(),

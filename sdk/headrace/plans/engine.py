@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from .composite import Plan
+    from .base import Described
     from .cut import FixedCut
+    from .from_sampler import FromSampler
     from .order import Indices, Order
     from .program import Program, Share, Weighing
 
@@ -114,7 +115,7 @@ class BoundPlan:
         PlanError: If there is no data, or the plan does not fit it.
     """
 
-    plan: Plan
+    plan: Described
     length: int
     """Samples in the manifest."""
 
@@ -144,7 +145,7 @@ class BoundPlan:
         object.__setattr__(self, "description", self.plan.description)
 
     @classmethod
-    def to(cls, plan: Plan, data: Data, *, allow_empty: bool = False) -> BoundPlan:
+    def to(cls, plan: Described, data: Data, *, allow_empty: bool = False) -> BoundPlan:
         """Return a plan over data that describes itself."""
         return cls(plan, data.length, data.digest, data, allow_empty)
 
@@ -198,7 +199,7 @@ def check(bound: BoundPlan, cursor: Cursor) -> None:
     bound.program.check(_place(cursor))
 
 
-def check_plan(plan: Plan, cursor: Cursor) -> None:
+def check_plan(plan: Described | FromSampler, cursor: Cursor) -> None:
     """Refuse a cursor that was made by another plan.
 
     Raises:

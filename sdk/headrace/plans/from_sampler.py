@@ -8,7 +8,6 @@ not move the checkpoint.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
@@ -18,7 +17,8 @@ import numpy as np
 from ..checks import check_flag, check_integer
 from ..errors import CursorError, ManifestMismatchError, PlanError
 from .base import FixedBatches
-from .cursor import Cursor
+from .cursor import Cursor, Seek
+from .engine import PlannedBatch
 from .exact import ExactOrder, Made
 
 if TYPE_CHECKING:
@@ -92,25 +92,6 @@ class Drawn(FixedBatches, frozen=True, kw_only=True, tag="Drawn"):
         return FlatProgram(self, entries, Constant, is_constant=True, role=role)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DrawnBatch:
-    """One batch of a sampler, and where the stream stands after it."""
-
-    epoch: int
-    step: int
-    global_step: int
-    indices: Indices
-    """u64[n] sample indices."""
-
-    after: Cursor
-    """The cursor that follows this batch; it belongs to this rank alone."""
-
-    @property
-    def is_last_of_epoch(self) -> bool:
-        """True when the next batch belongs to another epoch."""
-        return self.after.epoch != self.epoch
-
-
 class FromSampler:
     """A plan whose order is that of a sampler object; it runs in the trainer.
 
@@ -165,13 +146,42 @@ class FromSampler:
     @property
     def digest(self) -> str:
         """SHA-256 of the canonical JSON of name, batch size and drop_last, in hex."""
+        return hashlib.sha256(self.description.encode()).hexdigest()
+
+    @property
+    def description(self) -> str:
+        """What the digest covers, as JSON."""
         facts = {
             "type": "FromSampler",
             "name": self.name,
             "batch_size": self.batch_size,
             "drop_last": self.drop_last,
         }
-        return hashlib.sha256(msgspec.json.encode(facts, order="sorted")).hexdigest()
+        return msgspec.json.encode(facts, order="sorted").decode()
+
+    @property
+    def steps(self) -> int | None:
+        """Batches of an epoch as the sampler says it; None if it has no length."""
+        try:
+            length = len(self.sampler)  # type: ignore[arg-type]
+        except TypeError:
+            return None
+        if self.batch_size is None:
+            return length
+        return length // self.batch_size if self.drop_last else -(-length // self.batch_size)
+
+    def seek(self, manifest: str, topology: Topology, where: Seek) -> Cursor:
+        """Return the cursor of a place.
+
+        Raises:
+            CursorError: If it is not the start of an epoch.
+        """
+        if where.epoch is None:
+            raise CursorError(
+                f"{self!r} can only be sought to the start of an epoch: use seek(epoch=…), or load "
+                "the state that was taken there"
+            )
+        return self.start(manifest, topology, epoch=where.epoch)
 
     def start(self, manifest: str, topology: Topology, *, epoch: int = 0) -> Cursor:
         """Return the cursor before the first batch of an epoch of a fresh sampler."""
@@ -210,6 +220,8 @@ class SamplerRun:
         # The next batch, drawn already because only then it is known that the one before was not
         # the last of its epoch; with the state of the sampler after it.
         self._ahead: tuple[Indices, Any] | None = None
+        # What the sampler raised when the next batch was drawn ahead; raised when it is due.
+        self._failure: Exception | None = None
         self._resume(cursor)
 
     @property
@@ -217,22 +229,27 @@ class SamplerRun:
         """Where the next batch stands."""
         return self._cursor
 
-    def draw(self, max_batches: int) -> list[DrawnBatch]:
+    def draw(self, max_batches: int) -> list[PlannedBatch]:
         """Return the next window: at most so many batches, all of one epoch.
 
         Raises:
             PlanError: If the sampler yields something else than indices of samples, or an epoch
                 without a batch.
         """
+        if self._failure is not None:
+            raise self._failure
         if self._ahead is None:
             self._begin_epoch()
-        window: list[DrawnBatch] = []
+        window: list[PlannedBatch] = []
         while self._ahead is not None and len(window) < max_batches:
             assert self._drawing is not None
             indices, state = self._ahead
             before = self._cursor
-            self._ahead = next(self._drawing, None)
-            is_last = self._ahead is None
+            try:
+                self._ahead = next(self._drawing, None)
+            except Exception as error:  # noqa: BLE001 - what was drawn before is right
+                self._ahead, self._failure = None, error
+            is_last = self._ahead is None and self._failure is None
             self._cursor = msgspec.structs.replace(
                 before,
                 epoch=before.epoch + 1 if is_last else before.epoch,
@@ -243,11 +260,14 @@ class SamplerRun:
                 child={"rank": self._topology.rank, "state": self._state() if is_last else state},
             )
             window.append(
-                DrawnBatch(
+                PlannedBatch(
                     epoch=before.epoch,
                     step=before.step,
                     global_step=before.update,
+                    rank=self._topology.rank,
+                    world_size=self._topology.world_size,
                     indices=indices,
+                    flags=np.zeros(len(indices), dtype=np.uint8),
                     after=self._cursor,
                 )
             )

@@ -7,7 +7,7 @@ a live object: so any place can be reached, counted and continued.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ..errors import CursorError
 from .program import CHUNK_ENTRIES, EpochProgram, Largest, Place, Program, Share, weighs
@@ -61,7 +61,7 @@ class _Run(NamedTuple):
 class InterleavedProgram(Program):
     """Runs until its limits, in one pass; then the epoch of its places is 1."""
 
-    ends: ClassVar[bool] = True
+    ends = True
 
     def __init__(self, plan: Interleaved, data: Data) -> None:
         self.plan = plan

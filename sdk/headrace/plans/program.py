@@ -8,7 +8,7 @@ be computed again; no method has an effect.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
@@ -87,7 +87,7 @@ def weighs(weigh: Weighing, name: str) -> Weigh:
 class Program(ABC):
     """What executes a plan over data."""
 
-    ends: ClassVar[bool] = False
+    ends: bool = False
     """True if the whole run is one pass that ends."""
 
     def start(self) -> Place:

@@ -102,6 +102,47 @@ class Release(_Message, frozen=True, kw_only=True, tag="release"):
     """`seq` of each of these batches."""
 
 
+class Dictation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A batch that the client has planned; all but the indices comes back in its `Batch`."""
+
+    epoch: int
+    """As in `Batch`."""
+
+    step: int
+    """As in `Batch`."""
+
+    global_step: int
+    """As in `Batch`."""
+
+    ids: bytes
+    """u64[n], little-endian, indices into the manifest."""
+
+    flags: bytes = b""
+    """u8[n]; empty for none."""
+
+    stream: str = ""
+    """As in `Batch`."""
+
+    role: str = "main"
+    """As in `Batch`."""
+
+    meta: dict[str, Any] = {}
+    """As in `Batch`."""
+
+    cursor: dict[str, Any]
+    """Where the stream stands after this batch."""
+
+
+class Indices(_Message, frozen=True, kw_only=True, tag="indices"):
+    """The next batches of a stream whose plan the client executes (``"type": "Dictated"``)."""
+
+    batches: tuple[Dictation, ...]
+    """In the order of delivery."""
+
+    is_last: bool = False
+    """Whether the stream ends after them."""
+
+
 class Close(_Message, frozen=True, kw_only=True, tag="close"):
     """End the feed; answered by `End` unless the feed has ended by itself meanwhile."""
 
@@ -393,7 +434,7 @@ class Samples(_Message, frozen=True, kw_only=True, tag="samples"):
     """As in `Batch`."""
 
 
-ClientMessage = Hello | Open | Credit | Release | Close | Status | Lookup | Read
+ClientMessage = Hello | Open | Indices | Credit | Release | Close | Status | Lookup | Read
 DaemonMessage = Welcome | Opened | EpochEnd | End | Notice | Error | Report | Entries
 Header = Batch | Samples
 Message = ClientMessage | DaemonMessage
