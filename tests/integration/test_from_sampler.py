@@ -187,7 +187,8 @@ def test_a_sampler_is_asked_once_for_each_batch_and_not_for_the_next_epoch(
     dataset = dataset_of(app, folder, FromSampler(sampler), prefetch_batches=2)
     batches = iter(dataset)
     next(batches)
-    assert len(sampler.drawn) <= 2 * 2 + 2 + 2, "no further than the window"
+    # Six under way, two ready here, one that was given, one that tells whether the epoch goes on.
+    assert len(sampler.drawn) <= 10
     assert len(list(batches)) == 11
     assert sampler.drawn == [(0, number) for number in range(12)]
     sampler.sizes = (2, 3)
