@@ -85,10 +85,15 @@ def test_json_has_all_of_each_step(folder: Path, data: Path) -> None:
         "epoch": 0,
         "step": 2,
         "global_step": 2,
+        "rank": 0,
+        "stream": "",
+        "origin": None,
         "ids": [8, 9, 10],
         "names": ["08.bin", "09.bin", "10.bin"],
         "padding": [False, False, False],
+        "flags": [0, 0, 0],
         "bytes": 270,
+        "meta": {},
     }
     assert (second["epoch"], second["step"], second["global_step"]) == (1, 0, 3)
 
@@ -176,9 +181,9 @@ def test_the_manifest_of_the_daemon_is_used_if_it_has_one(folder: Path, data: Pa
 @pytest.mark.parametrize(
     ("arguments", "status", "reason"),
     [
-        ([], 2, "give a SOURCE, or --config with a stream"),
+        ([], 2, "give a SOURCE, --config with a stream, --stream with a file, or --length"),
         (["{data}", "--config", "{config}"], 2, "give a SOURCE or --config, not both"),
-        (["{data}", "--stream", "train"], 2, "--stream is a name in a configuration"),
+        (["{data}", "--stream", "train"], 2, "a name of a configured stream goes with --config"),
         (["--config", "{config}", "--stream", "nope"], 2, "configured streams: rest, train"),
         (["--config", "{config}", "--batch-size", "3"], 2, "--batch-size belongs to a SOURCE"),
         (["--config", "{config}", "--seed", "0"], 2, "--seed belongs to a SOURCE"),
@@ -190,7 +195,11 @@ def test_the_manifest_of_the_daemon_is_used_if_it_has_one(folder: Path, data: Pa
         (["http://[x"], 2, "uri='http://[x'"),
         (["{data}", "--batch-size", "0"], 2, "headrace plan: batch_size=0 is out of range: it"),
         (["{data}", "--batch-size", "1", "--global-batch-size", "1"], 2, "exactly one of"),
-        (["{data}", "--plan", "Sequential", "--seed", "1"], 2, "--seed belongs to --plan Shuffled"),
+        (
+            ["{data}", "--plan", "Sequential", "--seed", "1"],
+            2,
+            "--seed does not belong to --plan Sequential",
+        ),
         (["{data}", "--seed", "-1"], 2, "seed=-1 is out of range"),
         (["{data}", "--rank", "2", "--world-size", "2"], 2, "rank=2 is out of range"),
         (["{data}", "--world-size", "0"], 2, "world_size=0 is out of range"),

@@ -1,186 +1,252 @@
-"""``headrace plan``: what a rank gets at which step, computed as the daemon computes it."""
+"""``headrace plan``: what a rank gets at which step, computed as the daemon computes it.
+
+The engine is asked for the batches of a range, which is reached by seeking; they are shown as rows,
+counted into a summary, or drawn.
+"""
 
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from rich.console import Console
 from rich.filesize import decimal
-from rich.table import Table
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from headrace.errors import PlanError
-from headrace.plans import Seek
-from headrace.plans.engine import (
-    BoundPlan,
-    Flag,
-    PlannedBatch,
-    epoch_steps,
-    next_batch,
-    seek,
-)
-from headrace.sources import Objects, Stream
+from headrace.plans.engine import BoundPlan, epoch_steps, remaining_steps
 from headrace.topology import Topology
 
-from ..errors import SettingsError
-from ..settings import Settings, load
-from .sources import add_source_arguments, configured_stream, current_manifest
+from ...errors import SettingsError
+from .arguments import DEFAULT_STEPS, Range, add_arguments, ranks, step_range
+from .places import forward, origin
+from .rows import Table, row
+from .subject import subject
+from .summary import Summary, lines
+from .walk import batches, extent
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable, Iterator
 
-    from headrace.manifest import Manifest
+    from headrace.plans import Cursor
+    from headrace.plans.engine import PlannedBatch
 
-_SHOWN_IDS = 8
-_DEFAULT_STEPS = 10
-_PLAN_OPTIONS = ("plan", "batch_size", "global_batch_size", "seed", "tail")
+    from .subject import Subject
+    from .walk import Extent
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of the command."""
-    what = parser.add_argument_group("what is read")
-    add_source_arguments(what, config="configuration file (TOML)")
-    how = parser.add_argument_group("the plan, with a SOURCE")
-    how.add_argument("--plan", choices=("Shuffled", "Sequential"), help="default Shuffled")
-    how.add_argument("--batch-size", type=int, help="samples per step of each rank")
-    how.add_argument("--global-batch-size", type=int, help="samples per step of all ranks")
-    how.add_argument("--seed", type=int, help="seed of Shuffled")
-    how.add_argument("--tail", choices=("short", "drop", "wrap"), help="default short")
-    where = parser.add_argument_group("which part of it")
-    where.add_argument("--rank", type=int, default=0, help="whose batches; default %(default)s")
-    where.add_argument(
-        "--world-size", type=int, default=1, help="number of ranks; default %(default)s"
-    )
-    where.add_argument("--epoch", type=int, default=0, help="counted from 0; default %(default)s")
-    where.add_argument(
-        "--steps",
-        default=f"0:{_DEFAULT_STEPS}",
-        help="step, or range FIRST:LAST (LAST excluded; may reach into later epochs); default "
-        "%(default)s",
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON, with all sample ids")
+__all__ = ["add_arguments", "run"]
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print a range of steps."""
-    stream, manifest = _stream(options)
-    topology = Topology(options.rank, options.world_size)
-    bound = BoundPlan(stream.served_plan, len(manifest), manifest.digest)
-    steps = epoch_steps(bound, topology.world_size)
-    if options.epoch < 0:
-        raise SettingsError(f"--epoch {options.epoch}: epochs are counted from 0")
-    first, last = _range(options.steps)
-    cursor = seek(bound, Seek(update=options.epoch * steps + first), topology.world_size)
-    batches = []
-    for _ in range(last - first):
-        batch, cursor = next_batch(bound, cursor, topology)
-        batches.append(batch)
-    facts = {
-        "plan": msgspec.to_builtins(stream.plan),
-        "plan_digest": bound.digest,
-        "manifest": manifest.digest,
-        "samples": len(manifest),
-        "total_bytes": manifest.total_bytes,
-        "rank": topology.rank,
-        "world_size": topology.world_size,
-        "steps_per_epoch": steps,
-    }
+    """Print a range of steps, or their summary, or draw them."""
+    wants_rows = not options.summary and options.plot is None
+    if options.whole and wants_rows:
+        raise SettingsError("--whole goes with --summary or --plot: steps are never left out")
+    shown = step_range(options.steps) if options.steps is not None else None
+    if options.plot is not None:
+        from .plot import check_plot
+
+        check_plot(options.plot)
+    Topology(0, options.world_size)  # refuses a size that there is not
+    chosen = ranks(options.rank or ("all" if options.summary else "0"), options.world_size)
+    what = subject(options)
     console = Console(markup=False, emoji=False, highlight=False, soft_wrap=True)
-    if options.json:
-        rows = [_row(batch, manifest) for batch in batches]
-        console.out(json.dumps({**facts, "steps": rows}, indent=2))
-    else:
-        _show(console, stream, facts, batches, manifest)
+    with _working("planning"):
+        bound = BoundPlan.to(what.plan, what.data)
+        start = origin(bound, options)
+        facts = _facts(bound, what, start, chosen, options.world_size)
+        if wants_rows:
+            shown = shown or Range(0, DEFAULT_STEPS)
+        within = _extent(bound, start, shown, chosen, options)
+        # The first chunk may have an epoch to prepare.
+        chunks = batches(bound, within, chosen, options.world_size)
+        first = next(chunks, [])
+    if wants_rows:
+        _print_rows(console, options, facts, what, _chained(first, chunks), chosen)
+        return 0
+    more: dict[str, Any] = {}
+    summary = Summary(what) if options.summary else None
+    adders: list[Callable[[list[PlannedBatch]], None]] = [summary.add] if summary else []
+    if options.plot is not None:
+        from .plot import Points
+
+        points = Points(what)
+        adders.append(points.add)
+    with _working("counting") as show:
+        done = 0
+        for steps in _chained(first, chunks):
+            for add in adders:
+                add([batch for step in steps for batch in step])
+            done += len(steps)
+            show(done, within.num_counted)
+        if summary is not None:
+            found = summary.facts(bound, within, len(chosen), options.world_size)
+            more["summary"] = found
+        if options.plot is not None:
+            points.draw(options.plot, _about(within, chosen, options.world_size))
+            more["plot"] = {
+                "file": str(options.plot),
+                "steps": within.num_steps,
+                "drawn": len(points.points),
+            }
+    _print_findings(console, options, facts, what, more)
     return 0
 
 
-def _stream(options: argparse.Namespace) -> tuple[Stream, Manifest]:
-    if options.config is not None:
-        if options.source is not None:
-            raise SettingsError("give a SOURCE or --config, not both")
-        for name in ("suffix", *_PLAN_OPTIONS):
-            if getattr(options, name) not in (None, []):
-                raise SettingsError(
-                    f"--{name.replace('_', '-')} belongs to a SOURCE: with --config the source "
-                    "and the plan are those of the stream"
-                )
-        settings = load(options.config)
-        stream = configured_stream(settings, options.stream)[1]
-    elif options.source is None:
-        raise SettingsError("give a SOURCE, or --config with a stream")
-    elif options.stream is not None:
-        raise SettingsError("--stream is a name in a configuration: give that with --config")
-    else:
-        settings = Settings()
-        given = {name: getattr(options, name) for name in _PLAN_OPTIONS}
-        plan = {name: value for name, value in given.items() if value is not None}
-        plan["type"] = plan.pop("plan", "Shuffled")
-        if "batch_size" not in plan and "global_batch_size" not in plan:
-            plan["batch_size"] = 32
-        if "seed" in plan and plan["type"] != "Shuffled":
-            raise SettingsError(f"--seed belongs to --plan Shuffled, not to {plan['type']}")
-        source = msgspec.to_builtins(Objects(options.source, suffix=tuple(options.suffix)))
-        try:
-            stream = msgspec.convert({"source": source, "plan": plan}, Stream)
-        except msgspec.ValidationError as error:
-            raise PlanError(str(error.__cause__ or error)) from None
-    return stream, current_manifest(settings, stream.source)
+def _extent(
+    bound: BoundPlan,
+    start: Cursor,
+    shown: Range | None,
+    chosen: list[int],
+    options: argparse.Namespace,
+) -> Extent:
+    """Return the steps that are looked at; without a range those that are left of the epoch."""
+    first = forward(bound, start, options.world_size, shown.first if shown else 0)
+    num_steps = (
+        shown.last - shown.first if shown else remaining_steps(bound, start, options.world_size)
+    )
+    if bound.program.ends:
+        left = remaining_steps(bound, first, options.world_size)
+        if not left and num_steps:
+            total = epoch_steps(bound, options.world_size)
+            raise SettingsError(
+                f"--steps {options.steps or ''}: the run ends before: it has {total} steps, extras "
+                "included"
+            )
+        num_steps = min(num_steps, left)
+    is_counted = options.summary or options.plot is not None
+    return extent(
+        bound, first, num_steps, chosen, options.world_size, whole=options.whole or not is_counted
+    )
 
 
-def _range(text: str) -> tuple[int, int]:
-    first, colon, last = text.partition(":")
-    try:
-        begin = int(first or 0)
-        end = int(last) if colon and last else begin + (_DEFAULT_STEPS if colon else 1)
-    except ValueError:
-        raise SettingsError(f"--steps {text!r}: write a step such as 7, or a range 0:10") from None
-    if not 0 <= begin <= end:
-        raise SettingsError(
-            f"--steps {text!r}: the range must begin at 0 or later and not end before"
-        )
-    return begin, end
-
-
-def _row(batch: PlannedBatch, manifest: Manifest) -> dict[str, Any]:
+def _facts(
+    bound: BoundPlan, what: Subject, start: Cursor, chosen: list[int], world_size: int
+) -> dict[str, Any]:
+    """Return what is known before any step."""
+    sizes = what.data.columns.get("sizes")
+    epoch = 0 if bound.program.ends else start.epoch
     return {
-        "epoch": batch.epoch,
-        "step": batch.step,
-        "global_step": batch.global_step,
-        "ids": batch.indices.tolist(),
-        "names": manifest.names_of(batch.indices),
-        "padding": [bool(flag & Flag.PADDING) for flag in batch.flags.tolist()],
-        "bytes": int(manifest.sizes[batch.indices].sum()),
-        "cursor": batch.after.to_state(),
+        "plan": msgspec.to_builtins(what.plan),
+        "plan_digest": bound.digest,
+        "manifest": bound.manifest,
+        "samples": what.data.length,
+        "total_bytes": None if sizes is None else int(sizes.sum()),
+        "parts": {
+            name: {
+                "source": None if name not in what.sources else what.sources[name].location,
+                "manifest": part.digest,
+                "samples": part.length,
+            }
+            for name, part in what.data.parts.items()
+        },
+        "rank": chosen[0] if len(chosen) == 1 else None,
+        "ranks": chosen,
+        "world_size": world_size,
+        "epoch": epoch,
+        "steps_per_epoch": epoch_steps(bound, world_size, epoch),
     }
 
 
-def _show(
+# ---- printing ------------------------------------------------------------------------------------
+
+
+def _print_rows(
     console: Console,
-    stream: Stream,
+    options: argparse.Namespace,
     facts: dict[str, Any],
-    batches: list[PlannedBatch],
-    manifest: Manifest,
+    what: Subject,
+    chunks: Iterator[list[list[PlannedBatch]]],
+    chosen: list[int],
 ) -> None:
-    console.print(f"source {stream.source.location}")
-    console.print(f"plan   {stream.plan!r}")
-    console.print(
-        f"data   {facts['samples']} samples, {decimal(facts['total_bytes'])}, manifest "
-        f"{manifest.digest[:12]}…"
+    flat = ([batch for step in steps for batch in step] for steps in chunks)
+    if not options.json:
+        _print_head(console, facts, what)
+        table = Table(what, has_ranks=len(chosen) > 1)
+        for found in flat:
+            console.out("\n".join(table.lines(found)))
+        return
+    console.out(
+        "{\n" + "".join(f"  {line},\n" for line in _members(facts)) + '  "steps": [', end=""
     )
-    console.print(
-        f"epoch  {facts['steps_per_epoch']} steps; rank {facts['rank']} of {facts['world_size']}\n"
+    separator = "\n"
+    for found in flat:
+        rows = ",\n".join(f"    {json.dumps(row(batch, what))}" for batch in found)
+        console.out(f"{separator}{rows}", end="")
+        separator = ",\n"
+    console.out("\n  ]\n}")
+
+
+def _print_findings(
+    console: Console,
+    options: argparse.Namespace,
+    facts: dict[str, Any],
+    what: Subject,
+    more: dict[str, Any],
+) -> None:
+    if options.json:
+        console.out("{\n  " + ",\n  ".join(_members({**facts, **more})) + "\n}")
+        return
+    _print_head(console, facts, what)
+    if "summary" in more:
+        console.out("\n".join(lines(more["summary"], options.world_size)))
+    if "plot" in more:
+        console.out(f"plot      {more['plot']['file']}: {more['plot']['drawn']:,} batches")
+
+
+def _print_head(console: Console, facts: dict[str, Any], what: Subject) -> None:
+    for name, source in what.sources.items():
+        console.out(f"source {f'of {name}: ' if name else ''}{source.location}")
+    console.out(f"plan   {what.plan!r}")
+    size = "" if facts["total_bytes"] is None else f", {decimal(facts['total_bytes'])}"
+    console.out(f"data   {facts['samples']} samples{size}, manifest {facts['manifest'][:12]}…")
+    for name, part in facts["parts"].items():
+        console.out(f"       {part['samples']} samples of {name}")
+    whose = facts["rank"] if facts["rank"] is not None else f"{len(facts['ranks'])} ranks"
+    told = f"rank {whose}" if facts["rank"] is not None else whose
+    console.out(f"epoch  {facts['steps_per_epoch']} steps; {told} of {facts['world_size']}\n")
+
+
+def _members(facts: dict[str, Any]) -> list[str]:
+    return [f"{json.dumps(name)}: {json.dumps(value)}" for name, value in facts.items()]
+
+
+def _about(within: Extent, chosen: list[int], world_size: int) -> str:
+    """Return what a picture shows, for its title."""
+    first = within.first
+    ranks_shown = f"rank {chosen[0]}" if len(chosen) == 1 else f"{len(chosen)} ranks"
+    counted = "" if within.is_whole else f", {within.num_counted:,} of them drawn"
+    return (
+        f"{within.num_steps:,} steps from step {first.step} of epoch {first.epoch} on{counted}; "
+        f"{ranks_shown} of {world_size}"
     )
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("epoch", "step", "samples", "bytes"):
-        table.add_column(title, justify="right")
-    table.add_column("sample ids (+ marks fillers)")
-    for batch in batches:
-        ids = [
-            f"+{index}" if flag & Flag.PADDING else str(index)
-            for index, flag in zip(batch.indices.tolist(), batch.flags.tolist(), strict=True)
-        ]
-        shown = " ".join(ids[:_SHOWN_IDS]) + (" …" if len(ids) > _SHOWN_IDS else "")
-        size = decimal(int(manifest.sizes[batch.indices].sum()))
-        table.add_row(str(batch.epoch), str(batch.step), str(len(ids)), size, shown)
-    console.print(table)
+
+
+def _chained(
+    first: list[list[PlannedBatch]], chunks: Iterator[list[list[PlannedBatch]]]
+) -> Iterator[list[list[PlannedBatch]]]:
+    if first:
+        yield first
+    yield from chunks
+
+
+@contextmanager
+def _working(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Show a line of progress on a terminal while something is computed."""
+    console = Console(stderr=True)
+    with Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        TimeElapsedColumn(),
+        transient=True,
+        console=console,
+        disable=not console.is_terminal,
+    ) as progress:
+        task = progress.add_task(what, total=None)
+
+        def show(done: int, total: int) -> None:
+            progress.update(task, description=f"{what}: {done:,} of {total:,} steps")
+
+        yield show
