@@ -379,7 +379,7 @@ def _explain(data: Any, kind: object, path: str, message: str) -> str:  # noqa: 
     missing = _MISSING.search(text)
     if missing is not None:
         allowed = _choices(kind, value, missing[1])
-        where, shown, text = f"{where}.{missing[1]}", "", "is missing"
+        where, shown, text = ".".join([*([where] if where else []), missing[1]]), "", "is missing"
     elif key is not None:  # it has said why
         allowed = []
     elif allowed:
