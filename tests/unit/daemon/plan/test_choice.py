@@ -123,7 +123,7 @@ def test_a_plan_of_a_package_is_made_by_its_factory(monkeypatch: pytest.MonkeyPa
         with pytest.raises(PlanError, match=f"^plan '{name}' runs a sampler in the training proc"):
             chosen(name)
     with pytest.raises(PlanError, match="does not take these options"):
-        chosen("halves", "sise=8")
+        chosen("halves", "halves=8")
     with pytest.raises(PlanError, match=r"Interleaved, drawn, halves, own$"):
         chosen("Nope")
 
