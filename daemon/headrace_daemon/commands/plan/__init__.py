@@ -22,7 +22,7 @@ from ...errors import SettingsError
 from .arguments import DEFAULT_STEPS, Range, add_arguments, ranks, step_range
 from .places import forward, origin
 from .rows import Table, row
-from .subject import subject
+from .subject import named_subject
 from .summary import Summary, lines
 from .walk import batches, extent
 
@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
         check_plot(options.plot)
     Topology(0, options.world_size)  # refuses a size that there is not
     chosen = ranks(options.rank or ("all" if options.summary else "0"), options.world_size)
-    what = subject(options)
+    what = named_subject(options)
     console = Console(markup=False, emoji=False, highlight=False, soft_wrap=True)
     with _working("planning"):
         bound = BoundPlan.to(what.plan, what.data)

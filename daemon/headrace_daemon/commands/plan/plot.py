@@ -43,7 +43,7 @@ def check_plot(path: Path) -> None:
     if not path.absolute().parent.is_dir():
         raise SettingsError(f"--plot {path}: its folder does not exist: make it first")
     try:
-        import matplotlib  # noqa: F401 - whether it is there
+        import matplotlib.figure  # noqa: F401 - whether it is there
     except ModuleNotFoundError as error:
         raise SettingsError(
             f"--plot needs {error.name}, which is not installed: pip install 'headrace[plot]'"

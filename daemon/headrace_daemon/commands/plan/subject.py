@@ -49,7 +49,7 @@ class Subject(NamedTuple):
         return self.manifests.get(self.part(stream))
 
 
-def subject(options: argparse.Namespace) -> Subject:
+def named_subject(options: argparse.Namespace) -> Subject:
     """Return what the options name.
 
     Raises:

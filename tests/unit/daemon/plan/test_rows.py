@@ -64,7 +64,13 @@ def test_an_epoch_a_place_and_a_state_lead_to_the_same_step(name: str, tmp_path:
     steps = view.document(*ranks)["steps_per_epoch"]
     (first,) = view.steps(*ranks, "--steps", str(steps))
     if first["epoch"]:
-        assert view.steps(*ranks, "--epoch", str(first["epoch"]), "--steps", "0") == [first]
+        later = view.document(*ranks, "--epoch", str(first["epoch"]), "--steps", "0")
+        assert later["steps"] == [first]
+        sampler = row.plan.batch_sampler(view.data, 0, 2 * row.node_blocks)
+        assert (later["epoch"], later["steps_per_epoch"]) == (
+            first["epoch"],
+            sampler.steps(first["epoch"]),
+        )
         before = view.steps(*ranks, "--steps", str(steps - 1))[0]["cursor"]
         (tmp_path / "state.json").write_text(json.dumps(before))
         assert view.steps(*ranks, "--state", tmp_path / "state.json", "--steps", "0") == [first]

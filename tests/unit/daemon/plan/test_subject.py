@@ -162,3 +162,4 @@ def test_a_run_has_no_epochs_and_an_end(tmp_path: Path) -> None:
     assert "this plan runs in one pass to its limits" in refusal(*words, "--epoch", "1")
     assert "the run ends before: it has 5 steps" in refusal(*words, "--steps", "5:9")
     assert len(document(*words, "--steps", "3:9")["steps"]) == 2
+    assert document(*words, "--steps", "3:9", "--summary")["summary"]["steps"] == 2
