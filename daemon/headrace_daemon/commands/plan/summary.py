@@ -134,9 +134,10 @@ def lines(facts: Mapping[str, Any], world_size: int) -> Iterator[str]:
     if samples is not None:
         told = "" if fillers is None else f", {fillers:,} filler{'s' * (fillers != 1)}"
         yield f"samples   {samples:,} on all ranks{told}"
-    if counted < steps and facts["counted"]["bytes"] is not None:
-        about = facts["counted"]["bytes"] * steps / counted
-        yield f"bytes     about {decimal(int(about))}"
+    size = facts["counted"]["bytes"]
+    if size is not None and (counted < steps or ranks < world_size):
+        about = size * (steps / counted) * (world_size / ranks)
+        yield f"bytes     about {decimal(int(about))} on all ranks"
     streams = facts["streams"] or {"": facts["counted"]}
     for name, found in streams.items():
         if name:
@@ -152,7 +153,7 @@ def _stream(facts: Mapping[str, Any], label: str) -> Iterator[str]:
     yield f"{label}   {number}: {told}" + ("" if size is None else f", {decimal(size)}")
     if not facts["batches"]:
         return
-    yield f"a batch   {_spread(facts['batch_sizes'], '{:,.4g} samples'.format)}"
+    yield f"a batch   {_spread(facts['batch_sizes'], _samples)}"
     if facts["batch_bytes"] is not None:
         yield f"          {_spread(facts['batch_bytes'], _size)}"
     budget = facts["budget"]
@@ -182,6 +183,10 @@ def _spread(facts: Mapping[str, Any], show: Any) -> str:  # noqa: ANN401 - any f
     if shown["min"] == shown["max"]:
         return str(shown["min"])
     return ", ".join(f"{name} {value}" for name, value in shown.items())
+
+
+def _samples(value: float) -> str:
+    return f"{value:,.{0 if value == int(value) else 1}f} samples"
 
 
 def _size(value: float) -> str:

@@ -107,6 +107,10 @@ def test_what_contradicts_itself_is_refused(folders: Path) -> None:
     )
     broken.write_text("{")
     half.write_text("plans = 3")
+    (folders / "binary").write_bytes(b"\xff\xfe")
+    (folders / "odd.toml").write_text(
+        'source = 3\nplan = { type = "Sequential", batch_size = 1 }\n'
+    )
     val = {"plan": {"type": "Sequential", "batch_size": 1}, "source": {"uri": "/x"}}
     chain = {"type": "Chain", "plans": {"a": val["plan"], "b": {"type": "Link", **val}}}
     for words, reason in (
@@ -117,6 +121,8 @@ def test_what_contradicts_itself_is_refused(folders: Path) -> None:
         (("--stream", broken), "broken is neither JSON nor TOML: "),
         (("--stream", half), "half.toml has the unknown key 'plans': a stream has plan = "),
         (("--stream", folders), "cannot be read: Is a directory"),
+        (("--stream", folders / "binary"), "binary is no text: "),
+        (("--stream", folders / "odd.toml"), "source = 3: write source = { uri = … }"),
         (("--suffix", ".x"), "--suffix belongs to a SOURCE"),
         (("--length", "val=3"), "the plan has no part 'val'; its parts: none"),
         (("--length", "3", "--plan", json.dumps(chain)), "part 'b' has a source of its own: give "

@@ -141,3 +141,33 @@ def test_each_stream_has_a_section(tmp_path: Path) -> None:
     assert [line for line in done.stdout.splitlines() if line.startswith("stream ")] == [
         "stream train", "stream val", "stream probe", "stream test",
     ]  # fmt: skip
+
+
+def test_what_is_not_counted_is_estimated_for_all_ranks() -> None:
+    words = ("plan", "--length", "100000", "--sizes", "1000", "--batch-size", "10", "--summary")
+    one = headrace_here(*words, "--world-size", "4", "--rank", "2").stdout.splitlines()
+    assert "          batches of 1 of 4 ranks" in one
+    assert "bytes     about 100.0 MB on all ranks" in one
+    assert "batches   2,500 batches: 25,000 samples, 0 fillers, 25.0 MB" in one
+    assert "a batch   10 samples" in one
+    assert "          10.0 kB" in one
+    large = headrace_here(*words[:-3], "--batch-size", "30000", "--summary").stdout
+    assert "a batch   min 10,000 samples, median 30,000 samples, mean 25,000 samples" in large
+
+
+def test_many_scales_are_shown_as_a_few_and_the_rest() -> None:
+    words = ("plan", "--length", "30000", "--plan", "MultiScale", "--batch-size", "10", "--summary")
+    grid = ("-o", "scales.count=40", "-o", "scales.divisor=1")
+    lines = headrace_here(*words, *grid).stdout.splitlines()
+    at = lines.index("scales")
+    assert " more  " in lines[at + 25]
+    counts = [int(line.split("  ")[-2].replace(",", "")) for line in lines[at + 1 : at + 26]]
+    assert sum(counts) == 3000
+
+
+def test_an_empty_range_is_said_to_be_empty() -> None:
+    done = headrace_here("plan", "--length", "10", "--summary", "--steps", "2:2")
+    assert done.stdout.splitlines()[-2:] == [
+        "samples   0 on all ranks, 0 fillers",
+        "batches   0 batches: 0 samples, 0 fillers",
+    ]
