@@ -16,7 +16,7 @@ import numpy as np
 from headrace.plans import ByteBudget, Interleaved
 
 from ...errors import SettingsError
-from .rows import num_bytes
+from .rows import num_bytes, weight
 from .subject import streams_of
 
 if TYPE_CHECKING:
@@ -92,8 +92,9 @@ class Points:
 
     def _values(self, batch: PlannedBatch) -> dict[str, float]:
         values: dict[str, float] = {}
-        if "total" in batch.meta:
-            values["fill"] = 100 * batch.meta["total"] / self._budgets[batch.stream]
+        total = weight(batch)
+        if total is not None:
+            values["fill"] = 100 * total / self._budgets[batch.stream]
         size = num_bytes(batch, self._subject)
         if size is not None:
             values["bytes"] = size

@@ -53,6 +53,12 @@ def num_bytes(batch: PlannedBatch, subject: Subject) -> int | None:
     return None if found is None else int(found.sum())
 
 
+def weight(batch: PlannedBatch) -> float | None:
+    """Return what the budget of a plan counted of a batch; None for a plan without a budget."""
+    found: float | None = batch.meta.get("bytes", batch.meta.get("total"))
+    return found
+
+
 def sizes(batch: PlannedBatch, subject: Subject) -> Any:  # noqa: ANN401 - an array of numbers
     """Return the bytes of each entry of a batch; None where they are not known."""
     known = subject.data.part(batch.stream).columns.get("sizes")
@@ -79,7 +85,10 @@ class Table:
             "bytes": any(
                 "sizes" in data.columns for data in (subject.data, *subject.data.parts.values())
             ),
-            "total": any(isinstance(plan, ByteBudget) for plan in plans.values()),
+            "total": any(
+                isinstance(plan, ByteBudget) and plan.max_total is not None
+                for plan in plans.values()
+            ),
             "size": any(isinstance(plan, ScaledBatches) for plan in plans.values()),
             "frames": any(isinstance(plan, VideoVariable) for plan in plans.values()),
             "clips": any(isinstance(plan, VideoVariable) for plan in plans.values()),

@@ -67,7 +67,7 @@ def named_subject(options: argparse.Namespace) -> Subject:
             "give a SOURCE, --config with a stream, --stream with a file, or --length"
         )
     else:
-        found.sources.update({"": source, **_own_sources(plan)})
+        found.sources.update({"": source, **plan.sources})
         by_source: dict[Source, Manifest] = {}
         for name, place in found.sources.items():
             if place not in by_source:
@@ -180,17 +180,6 @@ def _source(facts: Any, path: str) -> Source | None:  # noqa: ANN401 - of a file
     return source
 
 
-def _own_sources(plan: Plan) -> dict[str, Source]:
-    """Return the sources that parts of a plan have for themselves, by name of the part."""
-    found: dict[str, Source] = {}
-    if isinstance(plan, Interleaved):
-        found.update({name: every.source for name, every in plan.extras.items() if every.source})
-        plan = plan.train if isinstance(plan.train, Chain) else plan
-    if isinstance(plan, Chain):
-        found.update({name: link.source for name, link in plan.links.items() if link.source})
-    return found
-
-
 def _made_up(options: argparse.Namespace, plan: Plan) -> dict[str, Data]:
     """Return the data by part that has no more than lengths."""
     found = lengths(options.length)
@@ -202,7 +191,7 @@ def _made_up(options: argparse.Namespace, plan: Plan) -> dict[str, Data]:
                 f"--length {name}={found[name]}: the plan has no part {name!r}; its parts: "
                 f"{', '.join(parts) or 'none'}"
             )
-    missing = [name for name in ("", *_own_sources(plan)) if name not in found]
+    missing = [name for name in ("", *plan.sources) if name not in found]
     if missing:
         what = (
             f"part {missing[0]!r} has a source of its own" if missing[0] else "the whole has none"

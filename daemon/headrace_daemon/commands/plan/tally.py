@@ -9,7 +9,7 @@ import numpy as np
 
 from headrace.plans.engine import Flag
 
-from .rows import sizes
+from .rows import sizes, weight
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -150,7 +150,7 @@ class Tally:
         real = [b for b in batches if len(b.indices) and not int(b.flags[0]) & Flag.WRAPPED]
         self._num_filled += len(real)
         self._num_oversized += sum(bool(int(b.flags[0]) & Flag.OVERSIZED) for b in real)
-        self._fills.add(np.array([b.meta["total"] / budget.budget for b in real]))
+        self._fills.add(np.array([(weight(b) or 0) / budget.budget for b in real]))
 
     def facts(self) -> dict[str, Any]:
         """Return what was counted as plain data; its keys are the same for all plans."""

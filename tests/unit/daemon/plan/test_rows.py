@@ -199,5 +199,6 @@ def test_the_table_has_the_columns_of_the_plan() -> None:
     assert titles[:7] == ["epoch", "step", "rank", "samples", "bytes", "size", "frames"]
     assert [first[2], second[2]] == ["0", "1"]
     assert "(+" in video.stdout.splitlines()[-1]  # fillers that are not among the first ids
-    budget = headrace_here(*words, "--plan", "ByteBudget", "-o", "max_bytes=4kB", "--steps", "0")
-    assert budget.stdout.splitlines()[-1].split()[:7] == ["0", "0", "1", "4", "4.0", "kB", "4000"]
+    budget = ("--plan", "ByteBudget", "-o", "max_total=4000", "--steps", "0")
+    line = headrace_here(*words, *budget).stdout.splitlines()[-1]
+    assert line.split()[:7] == ["0", "0", "1", "4", "4.0", "kB", "4000"]

@@ -82,6 +82,35 @@ def test_a_stream_in_a_file_is_planned(folders: Path, form: str) -> None:
     assert found["steps"][0]["names"] == ["main0", "main1", "main2"]
 
 
+def test_a_composition_of_the_configuration_is_planned(folders: Path) -> None:
+    path = folders / "headrace.toml"
+    path.write_text(
+        f"""
+        [daemon]
+        state_dir = "{folders}/state"
+        [streams.run]
+        source = {{ uri = "{folders}/main" }}
+        [streams.run.plan]
+        type = "Interleaved"
+        train = {{ type = "VariableBatch", batch_size = 2, scales = {{ count = 3 }} }}
+        limits = {{ epochs = 2 }}
+        [streams.run.plan.extras.val]
+        plan = {{ type = "Sequential", batch_size = 1 }}
+        source = {{ uri = "{folders}/val" }}
+        batch_size = 2
+        epochs = 1
+        """
+    )
+    found = document("--config", path, "--stream", "run", "--steps", "0:100")
+    names = [step["names"] for step in found["steps"] if step["stream"] == "val"]
+    assert names == [["val0", "val1"], ["val2"]] * 2
+    assert {step["stream"] for step in found["steps"]} == {"train", "val"}
+    without = document("--config", path, "--stream", "run", "--length", "8", "--length", "val=3")
+    assert [step["ids"] for step in without["steps"]] == [
+        step["ids"] for step in found["steps"][: len(without["steps"])]
+    ]
+
+
 def test_a_length_takes_the_place_of_a_source(folders: Path) -> None:
     path = folders / "stream.json"
     stream = Stream(Objects(str(folders / "missing")), Sequential(batch_size=3))
