@@ -10,7 +10,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from headrace.plans import ByteBudget, Chain, Data, Interleaved
+from headrace.plans import ByteBudget, Chain, Data, Interleaved, Plan
+from headrace.plans.base import Ordered
 from headrace.sources import Objects, Source, Stream
 
 from ...errors import SettingsError
@@ -23,8 +24,7 @@ if TYPE_CHECKING:
     import argparse
 
     from headrace.manifest import Manifest
-    from headrace.plans import Plan
-    from headrace.plans.composite import SinglePlan
+    from headrace.plans.base import Described
 
 
 class Subject(NamedTuple):
@@ -85,7 +85,7 @@ def named_subject(options: argparse.Namespace) -> Subject:
     return found._replace(data=whole)
 
 
-def streams_of(plan: Plan) -> dict[str, SinglePlan]:
+def streams_of(plan: Described) -> dict[str, Ordered]:
     """Return the plans over one order by name of their stream; that of a single plan is empty."""
     if isinstance(plan, Chain):
         return {name: link.plan for name, link in plan.links.items()}
@@ -95,6 +95,7 @@ def streams_of(plan: Plan) -> dict[str, SinglePlan]:
             **({"train": main[""]} if "" in main else main),
             **{name: every.effective_plan for name, every in plan.extras.items()},
         }
+    assert isinstance(plan, Ordered), "every other plan has one order"
     return {"": plan}
 
 
@@ -111,6 +112,7 @@ def _plan_and_source(options: argparse.Namespace, settings: Settings) -> tuple[P
             raise SettingsError("give a SOURCE or --config, not both")
         _refuse_plan_options(options, "--config", ("suffix",))
         stream = configured_stream(settings, options.stream)[1]
+        assert isinstance(stream.plan, Plan), "settings refuse any other"
         return stream.plan, stream.source
     if options.stream is None:
         return chosen_plan(options), given
