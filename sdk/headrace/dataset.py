@@ -12,7 +12,7 @@ import secrets
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from multiprocessing.context import get_spawning_popen
 from operator import index
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, overload
@@ -30,6 +30,7 @@ from .dictation import Dictator, Script, dictated
 from .loader import Loader
 from .manifest import Entry
 from .passes import FeedPass, PartPass, PartState, Pass, read_part_state, ticket
+from .plans.composite import parts_of
 from .plans.cursor import Cursor, Seek
 from .plans.engine import check_plan
 from .private import PrivateDaemon
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     import socket as socketlib
     from types import FrameType
 
-    from .collate import Sample
+    from .collate import Collate, Transform
 
 _LOOKUP_INDICES: Final = 1024
 """Entries that are looked up at a time: with long names they still fit one message."""
@@ -87,7 +88,8 @@ class DaemonDataset(IterableDataset[Any]):
         decode: Only None so far: values are ``bytes``.
         transform: Called with each sample as ``{"__key__": name, field: bytes}``.
         collate_fn: Called with the list of a batch's transformed samples; the loop gets what it
-            returns.
+            returns.  For a composition, `transform` and `collate_fn` may be dicts by name of the
+            part (``batch.meta["stream"]``); parts that are not in it have none.
         prefetch_batches: Batches to keep ready in this process, and as many in the daemon.
         topology: Rank and world size; by default those of torch.distributed or torchrun, which
             are asked when the first pass begins.
@@ -108,8 +110,8 @@ class DaemonDataset(IterableDataset[Any]):
         stream: Stream | str | None = None,
         *,
         decode: None = None,
-        transform: Callable[[Sample], Any] | None = None,
-        collate_fn: Callable[[list[Any]], Any] | None = None,
+        transform: Transform | Mapping[str, Transform] | None = None,
+        collate_fn: Collate | Mapping[str, Collate] | None = None,
         prefetch_batches: int = 4,
         topology: Topology | None = None,
         process_group: Any = None,  # noqa: ANN401 - a ProcessGroup
@@ -133,8 +135,7 @@ class DaemonDataset(IterableDataset[Any]):
             )
         check_sources(topology, process_group, mesh)
         for name, function in (("transform", transform), ("collate_fn", collate_fn)):
-            if function is not None and not callable(function):
-                raise errors.PlanError(f"{name}={function!r} cannot be called: give a function")
+            _check_function(name, function, stream)
         check_integer("prefetch_batches", prefetch_batches, 1, 4097, errors.PlanError)
         is_number = isinstance(deadline_s, int | float) and not isinstance(deadline_s, bool)
         if not is_number or not 0 < deadline_s < float("inf"):
@@ -792,6 +793,22 @@ class ManifestView(Sequence[Entry]):
             part = tuple(indices[start : start + _LOOKUP_INDICES])
             answer = self._dataset._describe(Seek(epoch=0), part)
             yield from map(Entry, answer.names, answer.sizes)
+
+
+def _check_function(name: str, function: object, stream: Stream | str | None) -> None:
+    if function is None or callable(function):
+        return
+    if not isinstance(function, Mapping):
+        raise errors.PlanError(f"{name}={function!r} cannot be called: give a function")
+    known = parts_of(stream.plan) if isinstance(stream, Stream) else None
+    for part, one in function.items():
+        if not callable(one):
+            raise errors.PlanError(f"{name}[{part!r}]={one!r} cannot be called: give a function")
+        if known is not None and part not in known:
+            raise errors.PlanError(
+                f"{name}[{part!r}]: the plan has no part of that name; its parts: "
+                f"{', '.join(known) or 'none'}"
+            )
 
 
 def _refuse_batching(caller: FrameType) -> None:

@@ -280,3 +280,36 @@ def test_a_state_goes_on_with_the_data_that_it_was_made_for(folder: Path, tmp_pa
         again.load_state_dict(state)
         assert [got(batch) for batch in again] == [got(batch) for batch in batches[5:]]
         again.close()
+
+
+# ---- functions of their own ----------------------------------------------------------------------
+
+
+def test_parts_have_functions_of_their_own(app: AppThread, folder: Path) -> None:
+    dataset = DaemonDataset(
+        app.socket,
+        interleaved(folder),
+        transform={"train": lambda sample: len(sample["data"])},
+        collate_fn={"train": sum, "val": len},
+    )
+    values = list(dataset)
+    train, val = values[:5], values[5:8]
+    assert sum(train) == sum(SIZES)
+    assert val == [8, 8, 4]
+    whole = DaemonDataset(app.socket, interleaved(folder), collate_fn={"val": len})
+    kinds = [type(value).__name__ for value in whole]
+    assert kinds == (["Batch"] * 5 + ["int"] * 3) * 2
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ({"transform": {"val": 3}}, r"transform\['val'\]=3 cannot be called"),
+        ({"collate_fn": {"test": len}}, r"collate_fn\['test'\].* its parts: train, val"),
+    ],
+)
+def test_functions_of_parts_that_do_not_exist_are_refused(
+    folder: Path, option: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(PlanError, match=words):
+        DaemonDataset("/s", interleaved(folder), **option)

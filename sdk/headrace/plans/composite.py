@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .data import Data
     from .program import Program
 
-__all__ = ["Chain", "Every", "Interleaved", "Limits", "Link", "Plan", "SinglePlan"]
+__all__ = ["Chain", "Every", "Interleaved", "Limits", "Link", "Plan", "SinglePlan", "parts_of"]
 
 if TYPE_CHECKING:
     # One that holds a sampler of this process is taken too, but never read from a map.
@@ -281,6 +281,15 @@ class Interleaved(Described, frozen=True, kw_only=True, tag="Interleaved"):
 
 Plan = SinglePlan | Chain | Interleaved
 """All plans that travel over the wire and stand in a configuration, told apart by ``type``."""
+
+
+def parts_of(plan: object) -> tuple[str, ...]:
+    """Return the names of the streams that a plan makes, the main one first; none for a single."""
+    if isinstance(plan, Chain):
+        return tuple(plan.plans)
+    if isinstance(plan, Interleaved):
+        return (*(parts_of(plan.train) or ("train",)), *plan.extras)
+    return ()
 
 
 def _check_single(name: str, plan: object) -> None:
