@@ -17,7 +17,7 @@ from .scaled import MultiScale, VariableBatch, VideoVariable
 from .spec import ByteBudget, Sequential, ShardShuffled, Shuffled
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from ..sources import Source
     from .data import Data
@@ -114,6 +114,15 @@ class Chain(Described, frozen=True, kw_only=True, tag="Chain"):
     def sources(self) -> dict[str, Source]:
         """The sources of links that have their own, by name."""
         return _sources(self.links)
+
+    def over(self, sources: Mapping[str, Source]) -> Self:
+        """Return the chain with a source of its own for each link that is named.
+
+        Raises:
+            PlanError: If there is no link of a name.
+        """
+        links = cast("dict[str, Link | SinglePlan]", _over(self.links, sources))
+        return msgspec.structs.replace(self, plans=links)
 
     def with_sources(self, change: Callable[[Source], Source]) -> Self:
         """Return the chain with another source for each link that has its own."""
@@ -267,6 +276,14 @@ class Interleaved(Described, frozen=True, kw_only=True, tag="Interleaved"):
         """The sources of extras, and of links of a main chain, that have their own, by name."""
         return self.train.sources | _sources(self.extras)
 
+    def over(self, sources: Mapping[str, Source]) -> Self:
+        """Return the plan with a source of its own for each extra that is named.
+
+        Raises:
+            PlanError: If there is no extra of a name.
+        """
+        return msgspec.structs.replace(self, extras=_over(self.extras, sources))
+
     def with_sources(self, change: Callable[[Source], Source]) -> Self:
         """Return the plan with another source for each part that has its own."""
         extras = _with_sources(self.extras, change)
@@ -313,6 +330,19 @@ _Part = TypeVar("_Part", Link, Every)
 
 def _sources(parts: dict[str, _Part]) -> dict[str, Source]:
     return {name: part.source for name, part in parts.items() if part.source is not None}
+
+
+def _over(parts: dict[str, _Part], sources: Mapping[str, Source]) -> dict[str, _Part]:
+    for name in sources:
+        if name not in parts:
+            raise PlanError(
+                f"sources[{name!r}]: the plan has no part of that name; its parts: "
+                f"{', '.join(parts) or 'none'}"
+            )
+    return {
+        name: msgspec.structs.replace(part, source=sources.get(name, part.source))
+        for name, part in parts.items()
+    }
 
 
 def _with_sources(parts: dict[str, _Part], change: Callable[[Source], Source]) -> dict[str, _Part]:
