@@ -63,14 +63,17 @@ class OrderMaker:
         arguments = [str(memory), recipe.kind, str(recipe.length), str(recipe.seed), str(epoch)]
         with self._lock:
             if self._running is None:
-                raise FeedError("the daemon is stopping", code="draining", retryable=True)
-            child = subprocess.Popen(
-                [sys.executable, "-P", "-m", "headrace_daemon.feed.orders", *arguments],
-                pass_fds=(memory,),
-                stdin=subprocess.PIPE,  # its end tells that the daemon is gone
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-            )
+                raise _stopping()
+            try:
+                child = subprocess.Popen(
+                    [sys.executable, "-P", "-m", "headrace_daemon.feed.orders", *arguments],
+                    pass_fds=(memory,),
+                    stdin=subprocess.PIPE,  # its end tells that the daemon is gone
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                )
+            except OSError as error:
+                raise _failure(recipe, str(error)) from error
             self._running.add(child)
         try:
             with child:
@@ -82,13 +85,22 @@ class OrderMaker:
                 if self._running is not None:
                     self._running.discard(child)
         if child.returncode:
-            raise FeedError(
-                f"the {recipe.kind} order of {recipe.length} samples could not be made (status "
-                f"{child.returncode}): {trouble.decode(errors='replace').strip()[-1000:]}",
-                code="internal",
-                retryable=self._running is None,
-            )
+            if self._running is None:
+                raise _stopping()
+            said = trouble.decode(errors="replace").strip().rpartition("\n")[2]
+            raise _failure(recipe, said or f"its process ended with status {child.returncode}")
         return output
+
+
+def _failure(recipe: Recipe, reason: str) -> FeedError:
+    return FeedError(
+        f"the {recipe.kind} order of {recipe.length} samples could not be made ({reason})",
+        code="internal",
+    )
+
+
+def _stopping() -> FeedError:
+    return FeedError("the daemon is stopping", code="draining", retryable=True)
 
 
 def _state(output: bytes) -> object:

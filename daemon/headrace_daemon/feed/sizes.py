@@ -23,7 +23,7 @@ from headrace.plans.engine import (
 )
 from headrace.topology import Topology
 
-from ..assemble.layout import padded
+from ..assemble.layout import ALIGNMENT, padded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -45,8 +45,6 @@ taken for the largest batch: no search is worth the difference."""
 MAX_SCAN: Final = 1 << 27
 """Samples of a rank that are searched for its largest batch, some ten seconds; of more, a batch of
 the largest samples is taken for it."""
-
-_CHUNK: Final = 1 << 20
 
 MAX_KEPT: Final = 256
 """Segments of one plan."""
@@ -134,22 +132,15 @@ def _bounded(
     num_samples = bound.program.batch_samples(world_size)
     if num_samples is None:
         return None
-    largest, mean = _facts(manifest)
+    extent = manifest.extent
+    largest = -(-extent.largest_bytes // ALIGNMENT) * ALIGNMENT
+    mean = extent.total_bytes / len(manifest)
     is_long = len(manifest) // world_size > MAX_SCAN
     if largest > CLOSE * mean and not is_long:
         return None
     cursor = settle(bound, cursor, world_size)
     after = advance(bound, cursor, world_size, remaining_steps(bound, cursor, world_size))
     return Largest(num_samples * largest, cursor.epoch, after)
-
-
-def _facts(manifest: Manifest) -> tuple[int, float]:
-    """Return the largest and the mean room that a sample takes, bytes."""
-    largest = total = 0
-    for first in range(0, len(manifest), _CHUNK):
-        piece = padded(manifest.sizes[first : first + _CHUNK])
-        largest, total = max(largest, int(piece.max())), total + int(piece.sum())
-    return largest, total / len(manifest)
 
 
 def _weigher(manifest: Manifest) -> Callable[[Indices], Any]:
