@@ -237,9 +237,6 @@ def _dictation(batch: PlannedBatch, *, ends: bool) -> m.Dictation:
             f"a batch of {len(batch.indices)} samples is above the limit of {MAX_SAMPLES} of plans "
             "that run in the trainer: use a smaller batch, or a plan of headrace.plans"
         )
-    meta = dict(batch.meta)
-    if batch.origin is not None:
-        meta["part_epoch"], meta["part_step"] = batch.origin
     return m.Dictation(
         epoch=batch.epoch,
         step=batch.step,
@@ -248,7 +245,7 @@ def _dictation(batch: PlannedBatch, *, ends: bool) -> m.Dictation:
         flags=batch.flags.tobytes() if batch.flags.any() else b"",
         stream=batch.stream,
         role="extra" if batch.role and ends else "main",
-        meta=meta,
+        meta=batch.told,
         cursor=_plain(batch.after.to_state()),
     )
 

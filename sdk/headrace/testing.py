@@ -20,13 +20,15 @@ import numpy as np
 
 from . import errors
 from .client import ConnectionLostError
+from .dictation import dictated
 from .manifest import Manifest
-from .plans import Cursor, Plan, Seek, Sequential
+from .plans import Cursor, Data, Plan, Seek, Sequential
 from .plans.engine import (
     BoundPlan,
     advance,
     check,
     epoch_steps,
+    is_finished,
     next_batch,
     remaining_steps,
     seek,
@@ -189,6 +191,10 @@ class FakeDaemon:
         self._values = [samples[name] for name in names]
         self.manifest = Manifest.build([(name.encode(), len(samples[name])) for name in names])
         self.stream = Stream(Objects("/fake"), plan or Sequential(batch_size=2))
+        if dictated(self.stream) is not None:
+            raise errors.PlanError(
+                f"plan={plan!r} runs in the trainer: a FakeDaemon executes plans of headrace.plans"
+            )
         self.hang_up_after: int | None = None
         """Batches after which each connection is dropped, once the number is reached."""
         self.opened: list[m.Open] = []
@@ -312,6 +318,7 @@ class _FakeSession:
                         plan=bound.digest,
                         cursor=cursor.to_state(),
                         steps=steps,
+                        ends=bound.program.ends,
                         slot_bytes=manifest.total_bytes,
                         num_slots=2,
                     )
@@ -340,6 +347,7 @@ class _FakeSession:
                         cursor=cursor.to_state(),
                         steps=cursor.step + left,
                         remaining=left,
+                        ends=bound.program.ends,
                         names=tuple(manifest.names_of(indices)),
                         sizes=tuple(manifest.sizes[indices].tolist()),
                     )
@@ -356,8 +364,10 @@ class _FakeSession:
 
     def _bind(self, event: m.Open | m.Lookup) -> tuple[BoundPlan, Cursor]:
         plan, manifest = self._daemon.stream.served_plan, self._daemon.manifest
-        bound = BoundPlan(plan, len(manifest), manifest.digest)
-        epoch_steps(bound, event.world_size)
+        data = Data(len(manifest), manifest.digest, {"sizes": manifest.sizes})
+        bound = BoundPlan.to(plan, data)
+        if not bound.program.ends:
+            epoch_steps(bound, event.world_size)
         if event.start is None:
             cursor = bound.start()
         elif "seek" in event.start:
@@ -373,6 +383,9 @@ class _FakeSession:
         connection, daemon = self._connection, self._daemon
         while self._bound is not None and connection.credit.available:
             assert self._cursor is not None
+            if is_finished(self._bound, self._cursor):
+                self._finish()
+                return
             planned, after = next_batch(self._bound, self._cursor, self._topology)
             header, payload = self._pack(planned.indices)
             connection.send_payload(
@@ -381,6 +394,9 @@ class _FakeSession:
                     epoch=planned.epoch,
                     step=planned.step,
                     global_step=planned.global_step,
+                    stream=planned.stream,
+                    role="extra" if planned.role and self._bound.program.ends else "main",
+                    meta=planned.told,
                     n=len(planned.indices),
                     ids=planned.indices.astype("<u8").tobytes(),
                     flags=planned.flags.tobytes(),
@@ -413,8 +429,11 @@ class _FakeSession:
         if self._epochs_left is not None:
             self._epochs_left -= 1
             if not self._epochs_left:
-                self._connection.send(m.End(reason="finished"))
-                self._bound = None
+                self._finish()
+
+    def _finish(self) -> None:
+        self._connection.send(m.End(reason="finished"))
+        self._bound = None
 
     def _pack(self, indices: np.ndarray[Any, np.dtype[np.uint64]]) -> tuple[dict[str, Any], bytes]:
         values = [self._daemon._values[index] for index in indices.tolist()]

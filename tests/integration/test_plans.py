@@ -91,11 +91,8 @@ def planned(
 
 
 def told(batch: PlannedBatch) -> tuple[Any, ...]:
-    meta = dict(batch.meta)
-    if batch.origin is not None:
-        meta["part_epoch"], meta["part_step"] = batch.origin
     ids, flags = batch.indices.tolist(), batch.flags.tolist()
-    return batch.epoch, batch.step, batch.global_step, batch.stream, ids, flags, meta
+    return batch.epoch, batch.step, batch.global_step, batch.stream, ids, flags, batch.told
 
 
 def got(batch: Batch) -> tuple[Any, ...]:

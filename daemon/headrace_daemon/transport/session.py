@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from headrace.plans.engine import PlannedBatch
     from headrace.sources import Stream
 
     from ..feed.registry import FeedRegistry, OpenFeed
@@ -589,13 +588,6 @@ def _has_extras(entry: OpenFeed) -> bool:
     return entry.stream.bound.program.ends
 
 
-def _meta(planned: PlannedBatch) -> dict[str, Any]:
-    meta = dict(planned.meta)
-    if planned.origin is not None:
-        meta["part_epoch"], meta["part_step"] = planned.origin
-    return meta
-
-
 def _header(entry: OpenFeed, batch: ReadyBatch, *, seq: int) -> m.Batch:
     planned = batch.planned
     return m.Batch(
@@ -612,6 +604,6 @@ def _header(entry: OpenFeed, batch: ReadyBatch, *, seq: int) -> m.Batch:
         off=batch.layout.offsets.astype(_U64, copy=False).tobytes(),
         lengths=batch.layout.lengths.astype(_U64, copy=False).tobytes(),
         flags=planned.flags.tobytes(),
-        meta=_meta(planned),
+        meta=planned.told,
         cursor=planned.after.to_state(),
     )

@@ -106,6 +106,14 @@ class PlannedBatch:
         """True when the next batch belongs to another epoch."""
         return self.after.epoch != self.epoch
 
+    @property
+    def told(self) -> dict[str, Any]:
+        """What a trainer is told of the batch beside its place: `meta`, and `origin` by name."""
+        if self.origin is None:
+            return dict(self.meta)
+        part_epoch, part_step = self.origin
+        return {**self.meta, "part_epoch": part_epoch, "part_step": part_step}
+
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
 class BoundPlan:

@@ -13,7 +13,18 @@ import pytest
 
 from headrace import DaemonDataset, Topology, errors
 from headrace.batch import Batch
-from headrace.plans import Cursor, Sequential, Shuffled
+from headrace.errors import PlanError
+from headrace.plans import (
+    ByteBudget,
+    Cursor,
+    Every,
+    FromSampler,
+    Interleaved,
+    Limits,
+    Sequential,
+    Shuffled,
+    VariableBatch,
+)
 from headrace.testing import FakeDaemon, Ledger, assert_resumes_exactly, checksum, ledger_of
 from tests.support.fakes import fake, places, samples
 
@@ -130,6 +141,32 @@ def test_the_fake_serves_samples_in_the_order_of_its_plan() -> None:
         batches = list(daemon.dataset())
     assert {key: value for batch in batches for key, value in batch} == samples(7)
     assert daemon.num_sent >= 3
+
+
+def test_the_fake_serves_a_run_of_several_streams_to_its_end() -> None:
+    plan = Interleaved(
+        train=VariableBatch(batch_size=2),
+        extras={"val": Every(ByteBudget(max_bytes=100), epochs=1)},
+        limits=Limits(epochs=2),
+    )
+    with FakeDaemon(samples(7), plan) as daemon:
+        dataset = daemon.dataset()
+        batches = list(dataset)
+        assert len(batches) == len(dataset)
+        assert list(dataset) == []
+        apart = plan.batch_sampler([len(value) for value in samples(7).values()], 0, 1)
+        expected = [(b.stream, b.indices.tolist(), b.told) for b in apart.batches()]
+        found: list[Any] = []
+        for batch in batches:
+            told = {name: batch.meta[name] for name in expected[len(found)][2]}
+            found.append((batch.meta["stream"], batch.indices.tolist(), told))
+        assert found == expected
+        assert {batch.meta["role"] for batch in batches} == {"main", "extra"}
+
+
+def test_the_fake_has_no_sampler() -> None:
+    with pytest.raises(PlanError, match="a FakeDaemon executes plans of headrace"):
+        FakeDaemon(samples(3), FromSampler([[0]]))  # type: ignore[arg-type]
 
 
 def test_the_fake_reads_two_at_a_time_by_default() -> None:
