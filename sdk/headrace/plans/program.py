@@ -290,8 +290,11 @@ class EpochProgram(Program):
         """Return the steps and samples of all epochs before one."""
         if self.is_constant:
             return epoch * self.steps(0, world_size), epoch * self.samples(0, world_size)
-        steps = sum(self.steps(e, world_size) for e in range(epoch))
-        return steps, sum(self.samples(e, world_size) for e in range(epoch))
+        steps = samples = 0
+        for before in range(epoch):  # both of an epoch at once: it may have to be packed for them
+            steps += self.steps(before, world_size)
+            samples += self.samples(before, world_size)
+        return steps, samples
 
     def _walk(self, count: int, world_size: int, *, by_samples: bool) -> tuple[int, int, int]:
         """Return the epoch that `count` steps (or samples) lead into, the rest, and the others."""
