@@ -13,7 +13,7 @@ import random
 import signal
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 import torch
@@ -25,6 +25,7 @@ from headrace.plans import Shuffled
 from headrace.testing import Ledger, LedgerEntry
 from tests.support.daemon import DaemonProcess
 from tests.support.expected import expected
+from tests.support.fakes import assert_no_receiver_is_left
 from tests.support.files import check, stream_of, write_samples
 from tests.support.waiting import wait_until
 
@@ -347,16 +348,30 @@ def test_a_worker_that_is_killed_costs_no_batch(
 # ---- coming and going ----------------------------------------------------------------------------
 
 
-def remains() -> tuple[int, int, list[str], int]:
-    """Return how many descriptors and threads, what shared memory, and how many children."""
-    gc.collect()
-    children = len(multiprocessing.active_children())
-    return (
-        len(os.listdir("/proc/self/fd")),
-        threading.active_count(),
-        sorted(os.listdir("/dev/shm")),
-        children,
-    )
+class Remains(NamedTuple):
+    """What a loop may leave behind in this process and beside it."""
+
+    descriptors: int
+    threads: int
+    children: int
+    shared: frozenset[str]
+    """Names of shared memory, those of other programs included."""
+
+    @classmethod
+    def now(cls) -> Remains:
+        gc.collect()
+        return cls(
+            len(os.listdir("/proc/self/fd")),
+            threading.active_count(),
+            len(multiprocessing.active_children()),
+            frozenset(os.listdir("/dev/shm")),
+        )
+
+    def is_within(self, before: Remains) -> bool:
+        """Tell whether there is nothing that was not there before."""
+        return self.shared <= before.shared and all(
+            now <= then for now, then in zip(self[:3], before[:3], strict=True)
+        )
 
 
 def leave_early(batches: Iterable[Batch]) -> None:
@@ -394,9 +409,11 @@ def test_whatever_a_loop_does_nothing_is_left(
             use(made)
 
     once()  # what torch keeps for good
-    before = remains()
+    assert_no_receiver_is_left()
+    wait_until(lambda: not multiprocessing.active_children())
+    before = Remains.now()
     once()
-    wait_until(lambda: remains() == before)
+    wait_until(lambda: Remains.now().is_within(before))
     wait_until(lambda: not daemon.status()["feeds"])
     assert daemon.status()["memory"]["held_bytes"] == 0
 
