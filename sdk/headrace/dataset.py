@@ -34,7 +34,7 @@ from .plans.engine import check_plan
 from .private import PrivateDaemon
 from .protocol import Event, Payload
 from .protocol import messages as m
-from .ranks import Facts, compare, meeting
+from .ranks import Facts, Meeting, compare, meeting, stay_away
 from .receiver import CLOSE_S, FIRST_CONNECT_S, Buffers, Receiver
 from .sources import Stream
 from .topology import Siblings, Topology, check_sources, resolve, siblings
@@ -62,6 +62,7 @@ _COPIED: Final = (
     "_name",
     "_deadline_s",
     "_check_ranks",
+    "_has_peers",
 )
 """What a copy of a dataset takes over, beside its position."""
 
@@ -150,6 +151,8 @@ class DaemonDataset(IterableDataset[Any]):
         self._process_group, self._mesh = process_group, mesh
         # Whether ranks have to compare where they begin, and have done so since the last jump.
         self._check_ranks, self._is_compared = check_ranks, False
+        # Whether there were other ranks to compare with.
+        self._has_peers = False
         # What this dataset is called in the daemon where it has several feeds.
         self._name = secrets.token_hex(8)
         self._deadline_s = deadline_s
@@ -422,9 +425,7 @@ class DaemonDataset(IterableDataset[Any]):
         receiver = self._receiver
         if receiver is None or not receiver.is_ours or not continues:
             self._end_feed()
-            self._topology = self._resolve()
-            self._admit(start, 1)
-            self._compare(start)
+            self._agree(start, 1)
             receiver = self._open_feed(wire_start(start))
         self._make_current(new, start)
         return receiver
@@ -433,9 +434,7 @@ class DaemonDataset(IterableDataset[Any]):
         """Make a pass the current one whose feeds others open; return where it begins."""
         start = self._upcoming()
         self._end_feed()
-        self._topology = self._resolve()
-        self._admit(start, workers)
-        self._compare(start)
+        self._agree(start, workers)
         self._make_current(new, start)
         return start
 
@@ -447,23 +446,35 @@ class DaemonDataset(IterableDataset[Any]):
     def _resolve(self) -> Topology:
         return resolve(self._topology, process_group=self._process_group, mesh=self._mesh)
 
-    def _compare(self, start: Cursor | Seek) -> None:
-        """See that all ranks are about to read the same, unless they did since the last jump."""
+    def _agree(self, start: Cursor | Seek, workers: int) -> None:
+        """Settle who this rank is, have its memory reserved, and see that all ranks read the same.
+
+        The ranks compare what they are about to read once after each jump.
+        """
         is_main = threading.current_thread() is threading.main_thread()
-        if self._is_compared or self._is_explicit or not self._check_ranks or not is_main:
-            return
-        met = meeting(self._process_group if self._mesh is None else self._mesh.get_group())
-        if met is not None:
+        met: Meeting | None = None
+        if not self._is_compared and not self._is_explicit and self._check_ranks and is_main:
+            met = meeting(self._process_group if self._mesh is None else self._mesh.get_group())
+            self._has_peers = met is not None
+        try:
+            self._topology = self._resolve()
+            self._admit(start, workers)
+            if met is None:
+                return
             entries = self._describe(start)
-            facts = Facts(
-                stream=_label(entries.stream, self._stream),
-                world_size=self._resolve().world_size,
-                plan=entries.plan,
-                manifest=entries.manifest,
-                length=entries.length,
-                **{name: entries.cursor[name] for name in ("epoch", "step", "position")},
-            )
-            compare(met, facts, entries.blocks, deadline_s=self._deadline_s)
+        except errors.HeadraceError as error:
+            if met is not None:
+                stay_away(met, str(error))
+            raise
+        facts = Facts(
+            stream=_label(entries.stream, self._stream),
+            world_size=self._topology.world_size,
+            plan=entries.plan,
+            manifest=entries.manifest,
+            length=entries.length,
+            **{name: entries.cursor[name] for name in ("epoch", "step", "position")},
+        )
+        compare(met, facts, entries.blocks, deadline_s=self._deadline_s)
         self._is_compared = True
 
     def _admit(self, start: Cursor | Seek, workers: int) -> None:
@@ -483,9 +494,13 @@ class DaemonDataset(IterableDataset[Any]):
         )
 
     def _members(self, workers: int) -> dict[str, Any] | None:
-        """Return what says which feeds get their memory together; None if there is only one."""
+        """Return what says which feeds get their memory together; None if one is all there is.
+
+        One feed of a run of several nodes is reserved before the ranks compare, too: what is
+        refused is refused before another rank waits for this one.
+        """
         run = Siblings("", 1) if self._is_explicit else siblings()
-        if run.ranks * workers == 1:
+        if run.ranks * workers == 1 and not self._has_peers:
             return None
         return {"group": run.name or self._name, "ranks": run.ranks, "workers": workers}
 

@@ -74,6 +74,8 @@ def train_in_group(
     world_size: int,
     rendezvous: str = "",
     replicas: int = 1,
+    says: str = "mesh",
+    on_node: int = 0,
     ledger: str,
     state: str,
     epochs: int,
@@ -81,12 +83,25 @@ def train_in_group(
     workers: int = 0,
     **options: Any,  # noqa: ANN401 - of any type
 ) -> None:
-    """Do the same as one of the processes of torch.distributed, some of them with the same data."""
+    """Do the same as one of the processes of torch.distributed.
+
+    Args:
+        replicas: How many neighbouring ranks get the same data.
+        says: What says so: ``"mesh"`` or ``"group"``.
+        on_node: Ranks on this node, as torchrun tells it; 0 if nothing does.
+    """
+    if on_node:
+        os.environ["LOCAL_WORLD_SIZE"] = str(on_node)
     dist.init_process_group(
         "gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=world_size
     )
     topology = Topology(rank // replicas, world_size // replicas)
-    if replicas > 1:
+    if replicas > 1 and says == "group":
+        groups = [
+            dist.new_group(list(range(first, world_size, replicas))) for first in range(replicas)
+        ]
+        options["process_group"] = groups[rank % replicas]
+    elif replicas > 1:
         shape, names = (topology.world_size, replicas), ("dp", "tp")
         options["mesh"] = init_device_mesh("cpu", shape, mesh_dim_names=names)["dp"]
     dataset = dataset_of(stream, socket, **options)

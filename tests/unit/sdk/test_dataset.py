@@ -14,11 +14,13 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from torch._C._distributed_c10d import HashStore
 from torch.utils.data import DataLoader
 
 from headrace import DaemonDataset, Objects, Stream, Topology, errors
 from headrace.batch import Batch
 from headrace.plans import Sequential, Shuffled
+from headrace.ranks import meeting
 from headrace.testing import FakeDaemon, ledger_of
 from tests.support.fakes import LyingDaemon, fake, places, receivers, samples, take
 
@@ -309,9 +311,36 @@ def test_topologies_that_contradict_each_other_are_refused(
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
     join_group(monkeypatch, 3, 4)
+    store = HashStore()
+    monkeypatch.setattr("torch.distributed.distributed_c10d._get_default_store", lambda: store)
     dataset = daemon.dataset()
+    met = meeting()
+    assert met is not None
     with pytest.raises(errors.TopologyError, match=r"rank 3 of 4, .* RANK=1 WORLD_SIZE=2"):
         next(iter(dataset))
+    name = met._replace(number=met.number + 1).mine
+    assert store.check([name]), "nobody has to wait for it"
+    assert b"torch.distributed says rank 3 of 4" in store.get(name)
+
+
+def test_ranks_compare_in_the_main_thread_only(
+    daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pass in another thread may come at any time, among meetings of others."""
+    met: list[str] = []
+
+    def meet(group: object) -> None:
+        met.append(threading.current_thread().name)
+
+    monkeypatch.setattr("headrace.dataset.meeting", meet)
+    for options, times in (({}, 1), ({"check_ranks": False}, 0), ({"topology": Topology()}, 0)):
+        thread = threading.Thread(target=next, args=(iter(daemon.dataset(**options)),))
+        thread.start()
+        thread.join()
+        assert met == []
+        next(iter(daemon.dataset(**options)))
+        assert met == [threading.main_thread().name] * times
+        met.clear()
 
 
 def test_questions_do_not_settle_the_topology(
