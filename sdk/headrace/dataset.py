@@ -18,6 +18,7 @@ from operator import index
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, overload
 
 import msgspec
+import numpy.random  # noqa: F401 - a DataLoader worker needs it, and would import it after its fork
 from torch.utils.data import IterableDataset, get_worker_info
 from torch.utils.data._utils.collate import default_collate_fn_map
 
