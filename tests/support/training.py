@@ -173,17 +173,19 @@ def fork(*, stream: dict[str, Any], socket: str | None) -> None:
     """Fork after connecting; both processes go on, each with what is its own."""
     dataset = dataset_of(stream, socket)
     batches = iter(dataset)
-    next(batches)
+    tell("parent", entry(next(batches)))
     child = os.fork()
     if not child:
         try:
             next(batches)
         except HeadraceError as error:
             tell("child", error)
-        tell("child", *(batch.meta["step"] for batch in dataset))
+        for batch in dataset:
+            tell("child", entry(batch))
         return
     assert os.waitpid(child, 0)[1] == 0
-    tell("parent", *(batch.meta["step"] for batch in batches))
+    for batch in batches:
+        tell("parent", entry(batch))
     dataset.close()
 
 
@@ -198,7 +200,7 @@ def work(*, stream: dict[str, Any], socket: str | None, context: str, kinds: lis
         made = dataset.loader if kind == "loader" else partial(DataLoader, dataset, batch_size=None)
         _kept.append(iter(made(**options)))
         for _ in range(2):  # torch is not quiet about a worker that is terminated before it is one
-            tell(kind, *places(next(_kept[-1])))
+            tell(kind, entry(next(_kept[-1])))
 
 
 def loop_with_workers(
@@ -213,13 +215,13 @@ def loop_with_workers(
         batches = DataLoader(dataset, batch_size=None, **options)
     while True:
         for batch in batches:
-            tell(*places(batch))
+            tell(entry(batch))
             listen()
 
 
-def places(batch: Batch) -> tuple[int, int]:
-    """Return epoch and step."""
-    return batch.meta["epoch"], batch.meta["step"]
+def entry(batch: Batch) -> str:
+    """Return the entry of a batch in a ledger, as one line of JSON."""
+    return msgspec.json.encode(Ledger().record(batch)).decode()
 
 
 def catch_interrupt(*, stream: dict[str, Any], socket: str | None) -> None:
