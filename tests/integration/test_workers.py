@@ -539,6 +539,72 @@ def test_a_worker_that_is_killed_costs_no_batch(
     assert seen == whole
 
 
+# ---- pinned memory -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pinned(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
+    """Let there seem to be an accelerator, and return what is pinned for it."""
+    tensors: list[torch.Tensor] = []
+
+    def pin(tensor: torch.Tensor) -> torch.Tensor:
+        tensors.append(tensor.clone())
+        return tensors[-1]
+
+    for name, answer in (
+        ("is_available", True),
+        ("current_accelerator", torch.device("cuda")),
+        ("current_device_index", 0),
+        ("set_device_index", None),
+    ):
+        monkeypatch.setattr(torch.accelerator, name, lambda *_, answer=answer: answer)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    return tensors
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("is_loader", [False, True])
+def test_tensors_are_pinned_and_the_rest_passes_whole(
+    daemon: DaemonProcess,
+    stream: Stream,
+    truth: list[LedgerEntry],
+    pinned: list[torch.Tensor],
+    is_loader: bool,
+    num_workers: int,
+) -> None:
+    raw, sized = (
+        DaemonDataset(daemon.socket, stream, transform=function) for function in (None, _sized)
+    )
+    loaders = [
+        dataset.loader(num_workers, pin_memory=True)
+        if is_loader
+        else DataLoader(dataset, batch_size=None, num_workers=num_workers, pin_memory=True)
+        for dataset in (raw, sized)
+    ]
+    assert entries(loaders[0]) == epoch(truth, 0)
+    assert pinned == []
+    for step, batch in enumerate(loaders[1]):
+        assert any(batch["size"] is tensor for tensor in pinned)
+        assert batch["size"].tolist() == [len(data) for data in batch["data"]]
+        assert entries([batch.with_columns({"data": batch["data"]})]) == truth[step : step + 1]
+        if is_loader or not num_workers:
+            assert sized.state_dict() == sized.state_dict(after=batch)
+    assert len(pinned) == STEPS
+
+
+def _sized(sample: dict[str, Any]) -> dict[str, Any]:
+    return {**sample, "size": len(sample["data"])}
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="there is an accelerator")
+def test_without_an_accelerator_torch_says_that_nothing_is_pinned(
+    dataset: DaemonDataset, truth: list[LedgerEntry]
+) -> None:
+    loader = dataset.loader(2, pin_memory=True)
+    with pytest.warns(UserWarning, match="no accelerator is found"):
+        assert entries(loader) == epoch(truth, 0)
+
+
 # ---- coming and going ----------------------------------------------------------------------------
 
 
