@@ -12,10 +12,9 @@ import secrets
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
 from multiprocessing.context import get_spawning_popen
 from operator import index
-from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, overload
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
 
 import msgspec
 import numpy.random  # noqa: F401 - a DataLoader worker needs it, and would import it after its fork
@@ -23,34 +22,28 @@ from torch.utils.data import IterableDataset, get_worker_info
 from torch.utils.data._utils.collate import default_collate_fn_map
 
 from . import errors
-from .batch import Batch, columns
+from .batch import Batch
 from .board import Board, Record, epoch_of, epoch_start
 from .checks import check_integer
-from .client import SILENCE_S, Channel, ConnectionLostError, Retry, default_socket
+from .client import default_socket
+from .link import Link, unwired, wire_start
 from .loader import Loader
-from .manifest import Entry
+from .manifestview import ManifestView
 from .passes import FeedPass, PartPass, PartState, Pass, read_part_state, ticket
 from .plans.cursor import Cursor, Seek
 from .plans.engine import check_plan
 from .private import PrivateDaemon
-from .protocol import Event, Payload
 from .protocol import messages as m
 from .ranks import Facts, Meeting, compare, meeting, stay_away
-from .receiver import CLOSE_S, FIRST_CONNECT_S, Buffers, Receiver
+from .receiver import CLOSE_S, Buffers, Receiver
 from .sources import Stream
 from .topology import Siblings, Topology, check_sources, resolve, siblings
 
 if TYPE_CHECKING:
-    import socket as socketlib
+    from collections.abc import Callable, Iterable, Iterator
     from types import FrameType
 
     from .collate import Sample
-
-_LOOKUP_INDICES: Final = 1024
-"""Entries that are looked up at a time: with long names they still fit one message."""
-
-_READ_INDICES: Final = 64
-"""Samples that are read at a time: the daemon needs memory for all of them."""
 
 _COPIED: Final = (
     "_socket",
@@ -66,9 +59,6 @@ _COPIED: Final = (
     "_has_peers",
 )
 """What a copy of a dataset takes over, beside its position."""
-
-Allocate = Callable[[int], memoryview]
-Connect = Callable[[Allocate | None], Channel]
 
 
 class DaemonDataset(IterableDataset[Any]):
@@ -165,9 +155,7 @@ class DaemonDataset(IterableDataset[Any]):
 
     def _forget(self) -> None:
         """Begin without a feed, a pass, or a daemon of its own: as a new dataset or a copy."""
-        self._private: PrivateDaemon | None = None
-        # Makes connected sockets where there is no path to connect to (`headrace.testing`).
-        self._dial: Callable[[], socketlib.socket] | None = None
+        self._link = Link(self._socket, self._stream, self._deadline_s)
         # The cursor after the last batch that was handed out; None before the first.
         self._delivered: Cursor | None = None
         # The latest pass, while somebody holds it; where it began; the epoch of its last batch.
@@ -176,8 +164,6 @@ class DaemonDataset(IterableDataset[Any]):
         self._epoch = 0
         # The feed of the latest pass; None before the first and after a seek.
         self._receiver: Receiver | None = None
-        # What the daemon last said of a position, with what it was asked.
-        self._known: tuple[Cursor | Seek, Topology, m.Entries] | None = None
         # In a DataLoader worker: the latest pass; a state for the next one; whether there was none.
         self._part: weakref.ref[PartPass] | None = None
         self._restored: PartState | None = None
@@ -206,7 +192,7 @@ class DaemonDataset(IterableDataset[Any]):
         except BaseException:
             private.close()
             raise
-        dataset._private = private
+        dataset._link.private = private
         weakref.finalize(dataset, private.close)
         return dataset
 
@@ -253,7 +239,7 @@ class DaemonDataset(IterableDataset[Any]):
         record = self._worked()
         if record is not None and not record.is_over:
             assert record.current is not None
-            return self._describe(_position(record.current)).steps
+            return self._describe(unwired(record.current)).steps
         return self._describe(self._upcoming()).steps
 
     @property
@@ -387,7 +373,7 @@ class DaemonDataset(IterableDataset[Any]):
         """Return where the next pass begins; a `Seek` names an epoch."""
         record = self._worked()
         if record is not None:
-            return _position(record.next)
+            return unwired(record.next)
         if self._next is not None:
             return self._next
         assert self._delivered is not None
@@ -484,9 +470,9 @@ class DaemonDataset(IterableDataset[Any]):
         if members is None:
             return
         topology = self._resolve()
-        self._ask(
+        self._link.ask(
             m.Lookup(
-                stream=self._wire_stream(),
+                stream=self._link.wire_stream,
                 rank=topology.rank,
                 world_size=topology.world_size,
                 start=wire_start(start),
@@ -523,9 +509,9 @@ class DaemonDataset(IterableDataset[Any]):
         self._end_feed()
         self._topology = topology = self._resolve()
         self._receiver = Receiver(
-            self._connector(),
+            self._link.connector(),
             m.Open(
-                stream=self._wire_stream(),
+                stream=self._link.wire_stream,
                 rank=topology.rank,
                 world_size=topology.world_size,
                 start=start,
@@ -563,21 +549,22 @@ class DaemonDataset(IterableDataset[Any]):
         if self._next is not None or epoch != self._epoch:
             self._board.put(epoch_start(epoch + 1))
         self._delivered = cursor
+        self._link.was_reached = True
         self._epoch = epoch
         self._next = None
 
     def close(self) -> None:
         """End the feed, and the daemon if it is a private one; the position stays."""
         self._end_pass()
-        if self._private is not None:
-            self._private.close()
+        if self._link.private is not None:
+            self._link.private.close()
 
     # ---- asking the daemon -------------------------------------------------------------------
 
     @property
     def manifest(self) -> ManifestView:
         """Names and sizes of the samples by index; they stay in the daemon."""
-        return ManifestView(self)
+        return ManifestView(self._describe)
 
     def read(self, indices: Iterable[int]) -> list[tuple[str, Any]]:
         """Return single samples by index, as iterating over a batch does; undecoded.
@@ -585,83 +572,18 @@ class DaemonDataset(IterableDataset[Any]):
         Raises:
             HeadraceError: If an index is outside the manifest or a sample cannot be read.
         """
-        wanted = tuple(map(index, indices))
-        samples: list[tuple[str, Any]] = []
-        for start in range(0, len(wanted), _READ_INDICES):
-            part = wanted[start : start + _READ_INDICES]
-            answer = self._ask(m.Read(stream=self._wire_stream(), indices=part))
-            assert isinstance(answer, Payload)
-            header = answer.header
-            assert isinstance(header, m.Samples)
-            values = columns(header, answer.payload)
-            samples += zip(header.keys, values["data"], strict=True)
-        return samples
+        return self._link.read(tuple(map(index, indices)))
 
     def _describe(self, where: Cursor | Seek, indices: tuple[int, ...] = ()) -> m.Entries:
         """Return what the daemon knows of a position, and of some samples."""
         # Not kept: the process group may be made later than the first question.
-        topology = self._resolve()
-        if not indices and self._known is not None and self._known[:2] == (where, topology):
-            return self._known[2]
-        answer = self._ask(
-            m.Lookup(
-                stream=self._wire_stream(),
-                rank=topology.rank,
-                world_size=topology.world_size,
-                start=wire_start(where),
-                indices=indices,
-            )
-        )
-        assert isinstance(answer, m.Entries)
-        self._known = (where, topology, answer)
-        return answer
-
-    def _ask(self, message: m.Lookup | m.Read) -> Event:
-        connect = self._connector()
-        was_reached = self._known is not None or self._delivered is not None
-        deadline_s = self._deadline_s if was_reached else min(self._deadline_s, FIRST_CONNECT_S)
-        retry = Retry(deadline_s, threading.Event().wait)
-        while True:
-            cause: errors.HeadraceError
-            try:
-                with connect(None).greeted() as channel:
-                    return channel.request(message)
-            except ConnectionLostError as error:
-                cause = error
-            except errors.FeedError as error:
-                if not error.retryable or isinstance(error, errors.BudgetError):
-                    raise
-                cause = error
-            if not retry.pause():
-                raise errors.DaemonUnavailableError(
-                    f"{cause} (tried for {retry.deadline_s:g} s)"
-                ) from cause
-
-    def _connector(self) -> Connect:
-        # Holds no reference to the dataset: the receiver's thread must not keep it alive.
-        private, path, dial = self._private, self._socket, self._dial
-        silence_s = max(self._deadline_s, SILENCE_S)
-
-        def connect(allocate: Allocate | None) -> Channel:
-            if private is not None:
-                private.ensure_running()
-            if dial is not None:
-                return Channel(dial(), allocate=allocate, silence_s=silence_s)
-            return Channel.dial(path, allocate=allocate, silence_s=silence_s)
-
-        return connect
-
-    def _wire_stream(self) -> str | dict[str, Any]:
-        if isinstance(self._stream, Stream):
-            plain: dict[str, Any] = msgspec.to_builtins(self._stream.anchored())
-            return plain
-        return self._stream or ""
+        return self._link.describe(where, self._resolve(), indices)
 
     # ---- copies ------------------------------------------------------------------------------
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy needs, in a DataLoader worker or elsewhere: no feed, no daemon."""
-        if self._dial is not None:
+        if self._link.dial is not None:
             raise TypeError(
                 "the dataset of a FakeDaemon cannot be pickled: its daemon is in this process; use "
                 "DataLoader workers that are forked"
@@ -669,7 +591,7 @@ class DaemonDataset(IterableDataset[Any]):
         self._topology = self._resolve()
         state = {name: vars(self)[name] for name in _COPIED}
         worked = self._worked()
-        state["_next"] = self._upcoming() if worked is None else _position(worked.next)
+        state["_next"] = self._upcoming() if worked is None else unwired(worked.next)
         # Elsewhere than in a worker the copy goes its own way.
         state["_board"] = self._board if get_spawning_popen() is not None else None
         return state
@@ -698,7 +620,7 @@ class DaemonDataset(IterableDataset[Any]):
             part=mine.worker,
             num_parts=mine.num_workers,
             world_size=world_size,
-            start=dict(self._describe(_position(start)).cursor),
+            start=dict(self._describe(unwired(start)).cursor),
         )
         return dict(msgspec.to_builtins(state))
 
@@ -708,44 +630,6 @@ class DaemonDataset(IterableDataset[Any]):
         self._restored = read_part_state(state, mine, self._resolve().world_size)
         self._board.restore(mine, self._restored.start)
         self._is_new = False
-
-
-class ManifestView(Sequence[Entry]):
-    """The inventory of a stream, answered by the daemon entry by entry."""
-
-    def __init__(self, dataset: DaemonDataset) -> None:
-        self._dataset = dataset
-
-    @property
-    def digest(self) -> str:
-        """The digest of the manifest."""
-        return self._dataset._describe(Seek(epoch=0)).manifest
-
-    def __len__(self) -> int:
-        return self._dataset._describe(Seek(epoch=0)).length
-
-    @overload
-    def __getitem__(self, where: int) -> Entry: ...
-    @overload
-    def __getitem__(self, where: slice) -> list[Entry]: ...
-    def __getitem__(self, where: int | slice) -> Entry | list[Entry]:
-        length = len(self)
-        if isinstance(where, slice):
-            return list(self._entries(range(*where.indices(length))))
-        number = index(where)
-        if not -length <= number < length:
-            raise IndexError(f"sample {number} is outside the manifest of {length} samples")
-        (entry,) = self._entries(range(number % length, number % length + 1))
-        return entry
-
-    def __iter__(self) -> Iterator[Entry]:
-        return self._entries(range(len(self)))
-
-    def _entries(self, indices: range) -> Iterator[Entry]:
-        for start in range(0, len(indices), _LOOKUP_INDICES):
-            part = tuple(indices[start : start + _LOOKUP_INDICES])
-            answer = self._dataset._describe(Seek(epoch=0), part)
-            yield from map(Entry, answer.names, answer.sizes)
 
 
 def _refuse_batching(caller: FrameType) -> None:
@@ -768,21 +652,8 @@ def _refuse_collation(batches: list[Batch], **options: object) -> NoReturn:
 default_collate_fn_map[Batch] = _refuse_collation
 
 
-def wire_start(where: Cursor | Seek) -> dict[str, Any]:
-    """Return a position as it travels."""
-    if isinstance(where, Cursor):
-        return where.to_state()
-    named = {name: value for name, value in msgspec.to_builtins(where).items() if value is not None}
-    return {"seek": named}
-
-
 def _label(stream: dict[str, Any], wanted: Stream | str | None) -> str:
     """Return what a message calls a stream."""
     plan, uri = stream["plan"], stream["source"]["uri"]
     name = f"{wanted!r}: " if isinstance(wanted, str) else ""
     return f"{name}{plan.get('type', 'a plan')} over {uri}"
-
-
-def _position(start: dict[str, Any]) -> Cursor | Seek:
-    """Return what `wire_start` was made of."""
-    return Seek(**start["seek"]) if "seek" in start else Cursor.from_state(start)

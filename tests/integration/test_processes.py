@@ -346,9 +346,9 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def daemon_of(dataset: DaemonDataset) -> psutil.Process:
-    assert dataset._private is not None
-    assert dataset._private._process is not None
-    return psutil.Process(dataset._private._process.pid)
+    assert dataset._link.private is not None
+    assert dataset._link.private._process is not None
+    return psutil.Process(dataset._link.private._process.pid)
 
 
 def test_a_private_daemon_serves_and_goes(stream: Stream, temporary: Path) -> None:
@@ -386,9 +386,9 @@ def test_a_private_daemon_that_dies_is_started_again(
     seen: set[int] = set()
     for batch in dataset:
         ledger.record(batch)
-        assert dataset._private is not None
-        with dataset._private._lock:  # held until one that is being started listens
-            process = dataset._private._process
+        assert dataset._link.private is not None
+        with dataset._link.private._lock:  # held until one that is being started listens
+            process = dataset._link.private._process
         if process is not None and process.poll() is None and len(seen) < 3:  # it is back
             seen.add(process.pid)
             process.send_signal(number)

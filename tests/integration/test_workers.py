@@ -687,8 +687,8 @@ def test_a_private_daemon_that_dies_under_workers_is_started_again(
     for batch in dataset.loader(2, prefetch_factor=1):
         seen += entries([batch])
         if len(seen) == 2:
-            assert dataset._private is not None
-            process = dataset._private._process
+            assert dataset._link.private is not None
+            process = dataset._link.private._process
             assert process is not None
             process.send_signal(how)
     assert seen == epoch(truth, 0)

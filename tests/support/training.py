@@ -146,7 +146,7 @@ def private(*, stream: dict[str, Any], forks: bool = False) -> None:
     """Open a private daemon, tell where it is, perhaps fork, and wait."""
     dataset = dataset_of(stream, None)
     next(iter(dataset))
-    daemon = dataset._private
+    daemon = dataset._link.private
     assert daemon is not None
     assert daemon._process is not None
     tell(daemon._process.pid, daemon.socket)

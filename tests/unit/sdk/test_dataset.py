@@ -391,7 +391,7 @@ def test_manifest_of_thousands_is_asked_for_in_pieces() -> None:
     with fake(3000) as daemon:
         dataset = daemon.dataset()
         asked = 0
-        connect = dataset._dial
+        connect = dataset._link.dial
         assert connect is not None
 
         def counting() -> socket.socket:
@@ -399,7 +399,7 @@ def test_manifest_of_thousands_is_asked_for_in_pieces() -> None:
             asked += 1
             return connect()
 
-        dataset._dial = counting
+        dataset._link.dial = counting
         names = [name for name, _ in dataset.manifest]
         assert names == sorted(samples(3000))
         assert [name for name, _ in dataset.manifest[:]] == names
@@ -435,7 +435,7 @@ def test_questions_do_not_move_the_position(daemon: FakeDaemon) -> None:
 
 def test_questions_survive_a_lost_connection(daemon: FakeDaemon) -> None:
     dataset = daemon.dataset()
-    dial, dropped = dataset._dial, 0
+    dial, dropped = dataset._link.dial, 0
     assert dial is not None
 
     def dropping() -> socket.socket:
@@ -446,7 +446,7 @@ def test_questions_survive_a_lost_connection(daemon: FakeDaemon) -> None:
             daemon.hang_up()
         return sock
 
-    dataset._dial = dropping
+    dataset._link.dial = dropping
     assert len(dataset) == 5
     assert dropped == 3
 
@@ -532,7 +532,7 @@ def test_the_socket_may_come_from_the_environment(
 def test_what_is_asked_for_by_name_travels_as_a_name(daemon: FakeDaemon) -> None:
     for stream, wire in ((None, ""), ("train", "train")):
         dataset = DaemonDataset("/s", stream)
-        dataset._dial = daemon._dial
+        dataset._link.dial = daemon._dial
         next(iter(dataset))
         assert daemon.opened[-1].stream == wire
 
@@ -542,7 +542,7 @@ def test_a_relative_folder_is_anchored_where_the_trainer_runs(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     dataset = DaemonDataset("/s", Stream(Objects("images"), Sequential(batch_size=2)))
-    dataset._dial = daemon._dial
+    dataset._link.dial = daemon._dial
     next(iter(dataset))
     stream: Any = daemon.opened[-1].stream
     assert stream["source"]["uri"] == str(tmp_path / "images")
@@ -593,12 +593,12 @@ def test_a_copy_goes_its_own_way_from_the_same_position(
     daemon: FakeDaemon, duplicate: Callable[[DaemonDataset], DaemonDataset]
 ) -> None:
     dataset = DaemonDataset("/fake", daemon.stream, topology=Topology())
-    dataset._dial = daemon._dial
+    dataset._link.dial = daemon._dial
     batches = iter(dataset)
     take(batches, 2)
-    dataset._dial = None
+    dataset._link.dial = None
     copied = duplicate(dataset)
-    dataset._dial = copied._dial = daemon._dial
+    dataset._link.dial = copied._link.dial = daemon._dial
     assert copied._board is not dataset._board
     assert places(copied) == [(1, step) for step in range(5)]
     assert take(batches, 1) == [(0, 2)]
