@@ -1,11 +1,21 @@
-"""House rule: each cell of the table of torch loops is a test."""
+"""House rule: cells of the table of torch loops are tests, and examples print what pages show."""
 
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
+import pytest
+
+from tests.support.commands import headrace
+
 ROOT = Path(__file__).parent.parent
+EXAMPLES = re.findall(
+    r"^```console\n\$ headrace (.*)\n([^`]*)^```",
+    (ROOT / "docs" / "plan.md").read_text(),
+    re.MULTILINE,
+)
 PAGE = (ROOT / "docs" / "torch-loops.md").read_text()
 
 
@@ -33,3 +43,22 @@ def test_each_cell_of_the_table_of_loops_names_a_test() -> None:
         assert len(claim) == len(proof) == len(claims[0])
         for cell in proof[1:]:
             assert cell.strip("`") in known, f"{proof[0]}: {cell}"
+
+
+def without_digests(text: str) -> str:
+    # Sizes that are made up come from a logarithm, whose last bit is that of the machine.
+    return re.sub(r"manifest [0-9a-f]{12}…", "manifest …", text)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("command", "output"), EXAMPLES)
+def test_each_example_of_headrace_plan_prints_what_the_page_shows(
+    command: str, output: str
+) -> None:
+    done = headrace(*shlex.split(command))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert without_digests(done.stdout) == without_digests(output)
+
+
+def test_the_page_of_headrace_plan_has_examples() -> None:
+    assert len(EXAMPLES) == 4

@@ -16,7 +16,10 @@ from headrace.protocol import VERSION
 
 from . import __version__
 from .errors import SettingsError
+from .feed.bound import BoundPlans
+from .feed.orders import OrderMaker
 from .feed.registry import FeedRegistry, OpenFeed
+from .feed.sizes import SlotSizes
 from .feed.streams import Streams
 from .fetch.budget import Budget
 from .fetch.fetcher import Fetcher
@@ -70,9 +73,12 @@ class App:
         self._fetcher = Fetcher(settings.fetch.max_in_flight)
         self._ais = AisStore(settings.store, Access(settings.store), self._executor)
         catalog = Catalog(ManifestStore(Path(settings.daemon.state_dir)), self._executor, self._ais)
-        self._streams = Streams(settings, catalog)
+        self._orders = OrderMaker()
+        plans = BoundPlans(self._orders)
+        self._streams = Streams(settings, catalog, plans, self._executor)
         self._registry = FeedRegistry(
             streams=self._streams,
+            sizes=SlotSizes(self._executor),
             budget=self._budget,
             fetcher=self._fetcher,
             executor=self._executor,
@@ -94,6 +100,7 @@ class App:
                 await self._listener.run()
         finally:
             self._listener.stop()
+            self._orders.close()
             self._executor.shutdown(wait=False, cancel_futures=True)
             logger.info("stopped")
 

@@ -57,6 +57,8 @@ class Service:
         self._load = load
         self._is_asked_to_reload = asyncio.Event()
         self._is_stopping = False
+        # Looks at the store; None while nobody wants to know.
+        self._looking: asyncio.Task[NoReturn] | None = None
         # Why the store did not answer when it was asked last; empty if it did.
         self._store_trouble = ""
         # Why the latest reload was refused; empty if it was not.
@@ -78,14 +80,18 @@ class Service:
             if self._notifier.is_active:
                 tasks.create_task(self._tell(), name="tell the service manager")
                 if self._app.store.client.access.endpoints:
-                    tasks.create_task(self._look_at_store(), name="look at the store")
+                    self._looking = tasks.create_task(
+                        self._look_at_store(), name="look at the store"
+                    )
 
     def reload_soon(self) -> None:
         """Read the configuration anew; once more if that has begun already."""
         self._is_asked_to_reload.set()
 
     def stop(self) -> None:
-        """Say that the end begins; nothing is reloaded any more."""
+        """Say that the end begins; nothing is reloaded, and no store asked, any more."""
+        if self._looking is not None:
+            self._looking.cancel()
         drain_s = self._app.settings.daemon.drain_s
         self._is_stopping = True
         self._notifier.stopping(f"stopping: draining for {drain_s:g} s", within_s=drain_s + STOP_S)

@@ -25,6 +25,7 @@ import msgspec
 
 from headrace.client import DEFAULT_SOCKET
 from headrace.errors import PlanError
+from headrace.plans.dictated import Dictated
 from headrace.sources import Objects, Stream
 
 from .errors import SettingsError
@@ -214,6 +215,13 @@ class Settings(_Table, frozen=True, kw_only=True):
             raise SettingsValueError(
                 "streams", "'' is no name of a stream: nobody could ask for it"
             )
+        for name, stream in self.streams.items():
+            if isinstance(stream.plan, Dictated):
+                raise SettingsValueError(
+                    f"streams.{name}.plan",
+                    "type='Dictated' is what a trainer says of a plan that it executes itself: a "
+                    "configuration has a plan of headrace.plans",
+                )
         if self.default_stream and self.default_stream not in self.streams:
             raise SettingsValueError(
                 "default_stream",
@@ -267,6 +275,29 @@ def parse(data: dict[str, Any], *, origin: str) -> Settings:
     return _convert(data, Settings, "", origin)
 
 
+def part(data: dict[str, Any], kind: Any, *, origin: str) -> Any:  # noqa: ANN401 - the kind says it
+    """Check a part of a configuration that stands alone: a plan, or a source.
+
+    Args:
+        data: The table.
+        kind: What it becomes: a struct, or a union of some.
+        origin: Where it was written.
+
+    Raises:
+        PlanError: If it refuses a value itself.
+        SettingsError: Naming the origin, the key, its value and what is allowed.
+    """
+    struct = _struct_of(kind, data)
+    if struct is not None:
+        _check_keys(data, struct, "", origin)
+    try:
+        return msgspec.convert(data, kind)
+    except msgspec.ValidationError as error:
+        if isinstance(error.__cause__, PlanError):
+            raise error.__cause__ from None
+        raise SettingsError(f"{origin}: {_explain(data, kind, '', str(error))}") from None
+
+
 def _convert(data: object, kind: type[_T], path: str, origin: str) -> _T:
     try:
         return msgspec.convert(data, kind)
@@ -296,6 +327,12 @@ def _check_keys(data: object, struct: type[msgspec.Struct], path: str, origin: s
         if struct is Settings and key == "streams" and isinstance(value, dict):
             for name, stream in value.items():
                 _check_keys(stream, Stream, f"{where}.{name}", origin)
+        elif get_origin(types[fields[key]]) is dict and isinstance(value, dict):
+            kind = get_args(types[fields[key]])[1]
+            for name, item in value.items():
+                chosen = _struct_of(kind, item)
+                if chosen is not None:
+                    _check_keys(item, chosen, f"{where}.{name}", origin)
         else:
             chosen = _struct_of(types[fields[key]], value)
             if chosen is not None:
@@ -342,7 +379,7 @@ def _explain(data: Any, kind: object, path: str, message: str) -> str:  # noqa: 
     missing = _MISSING.search(text)
     if missing is not None:
         allowed = _choices(kind, value, missing[1])
-        where, shown, text = f"{where}.{missing[1]}", "", "is missing"
+        where, shown, text = ".".join([*([where] if where else []), missing[1]]), "", "is missing"
     elif key is not None:  # it has said why
         allowed = []
     elif allowed:

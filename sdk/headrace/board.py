@@ -84,6 +84,10 @@ def epoch_start(epoch: int) -> dict[str, Any]:
     return {"seek": {"epoch": epoch}}
 
 
+END: Final = epoch_start(2**63 - 1)
+"""The place after the limits of a stream that is one pass."""
+
+
 def birth_of_worker(worker: int) -> int:
     """Return when the workers of this worker's iterator were made (see `Ticket.birth`)."""
     # The number of the process among the children of its parent; it has no public name.
@@ -171,15 +175,21 @@ class Board(SharedFile):
             record.begun.append(ticket.worker)
             self._write(record)
 
-    def settle(self, ticket: Ticket, start: dict[str, Any]) -> None:
-        """Correct where the current pass begins: the rest of an epoch may make no step."""
+    def settle(self, ticket: Ticket, start: dict[str, Any], *, ends: bool) -> None:
+        """Correct where the current pass begins, and the next one.
+
+        Args:
+            ticket: The worker.
+            start: Where the pass begins: the rest of an epoch may make no step.
+            ends: Whether the stream is one pass that ends.
+        """
         with self._locked():
             record = self._read()
             if record.seed != ticket.seed or record.current is None:
                 return  # the loop has gone on to another pass
-            if epoch_of(record.current) != start["epoch"]:
-                record.next = epoch_start(start["epoch"] + 1)
-                record.current = start
+            following = END if ends else epoch_start(start["epoch"] + 1)
+            if record.next != following or epoch_of(record.current) != start["epoch"]:
+                record.next, record.current = following, start
                 self._write(record)
 
     def finish(self, ticket: Ticket) -> None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from .batch import Batch
 
 Sample = dict[str, Any]
+Transform = Callable[[Sample], Any]
+Collate = Callable[[list[Any]], Any]
 
 
 def samples_of(batch: Batch) -> list[Sample]:
@@ -26,16 +29,23 @@ def samples_of(batch: Batch) -> list[Sample]:
 
 def apply(
     batch: Batch,
-    transform: Callable[[Sample], Any] | None,
-    collate_fn: Callable[[list[Any]], Any] | None,
+    transform: Transform | Mapping[str, Transform] | None,
+    collate_fn: Collate | Mapping[str, Collate] | None,
 ) -> Any:  # noqa: ANN401 - whatever the user's functions return
     """Return what the loop gets of a batch.
+
+    Either function may be a map of functions by name of the stream; streams that are not in it have
+    none.
 
     Without either function that is the batch itself.  `collate_fn` gets the list of what
     `transform` returned, or of the samples; the loop gets exactly what it returns.  Without it,
     dicts with the same keys become the columns of a batch, tuples of the same length a tuple of
     columns (a named one if they are), and anything else one column.
     """
+    if isinstance(transform, Mapping):
+        transform = transform.get(batch.meta["stream"])
+    if isinstance(collate_fn, Mapping):
+        collate_fn = collate_fn.get(batch.meta["stream"])
     if transform is None and collate_fn is None:
         return batch
     values: list[Any] = samples_of(batch)

@@ -12,6 +12,7 @@ import secrets
 import sys
 import threading
 import weakref
+from collections.abc import Mapping
 from multiprocessing.context import get_spawning_popen
 from operator import index
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
@@ -23,13 +24,15 @@ from torch.utils.data._utils.collate import default_collate_fn_map
 
 from . import errors
 from .batch import Batch
-from .board import Board, Record, epoch_of, epoch_start
+from .board import END, Board, Record, epoch_of, epoch_start
 from .checks import check_integer
 from .client import default_socket
+from .dictation import Dictator, dictated
 from .link import Link, unwired, wire_start
 from .loader import Loader
 from .manifestview import ManifestView
 from .passes import FeedPass, PartPass, PartState, Pass, read_part_state, ticket
+from .plans.composite import parts_of
 from .plans.cursor import Cursor, Seek
 from .plans.engine import check_plan
 from .private import PrivateDaemon
@@ -40,14 +43,15 @@ from .sources import Stream
 from .topology import Siblings, Topology, check_sources, resolve, siblings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
     from types import FrameType
 
-    from .collate import Sample
+    from .collate import Collate, Transform
 
 _COPIED: Final = (
     "_socket",
     "_stream",
+    "_dictated",
     "_transform",
     "_collate_fn",
     "_prefetch_batches",
@@ -77,7 +81,8 @@ class DaemonDataset(IterableDataset[Any]):
         decode: Only None so far: values are ``bytes``.
         transform: Called with each sample as ``{"__key__": name, field: bytes}``.
         collate_fn: Called with the list of a batch's transformed samples; the loop gets what it
-            returns.
+            returns.  For a composition, `transform` and `collate_fn` may be dicts by name of the
+            part (``batch.meta["stream"]``); parts that are not in it have none.
         prefetch_batches: Batches to keep ready in this process, and as many in the daemon.
         topology: Rank and world size; by default those of torch.distributed or torchrun, which
             are asked when the first pass begins.
@@ -98,8 +103,8 @@ class DaemonDataset(IterableDataset[Any]):
         stream: Stream | str | None = None,
         *,
         decode: None = None,
-        transform: Callable[[Sample], Any] | None = None,
-        collate_fn: Callable[[list[Any]], Any] | None = None,
+        transform: Transform | Mapping[str, Transform] | None = None,
+        collate_fn: Collate | Mapping[str, Collate] | None = None,
         prefetch_batches: int = 4,
         topology: Topology | None = None,
         process_group: Any = None,  # noqa: ANN401 - a ProcessGroup
@@ -123,14 +128,15 @@ class DaemonDataset(IterableDataset[Any]):
             )
         check_sources(topology, process_group, mesh)
         for name, function in (("transform", transform), ("collate_fn", collate_fn)):
-            if function is not None and not callable(function):
-                raise errors.PlanError(f"{name}={function!r} cannot be called: give a function")
+            _check_function(name, function, stream)
         check_integer("prefetch_batches", prefetch_batches, 1, 4097, errors.PlanError)
         is_number = isinstance(deadline_s, int | float) and not isinstance(deadline_s, bool)
         if not is_number or not 0 < deadline_s < float("inf"):
             raise errors.PlanError(f"deadline_s={deadline_s!r} must be above 0 seconds and finite")
         self._socket = os.fspath(socket) if socket is not None else default_socket()
         self._stream = stream
+        # What travels in place of a plan that runs in this process; None for one that does not.
+        self._dictated = dictated(stream)
         self._transform = transform
         self._collate_fn = collate_fn
         self._prefetch_batches = prefetch_batches
@@ -155,13 +161,15 @@ class DaemonDataset(IterableDataset[Any]):
 
     def _forget(self) -> None:
         """Begin without a feed, a pass, or a daemon of its own: as a new dataset or a copy."""
-        self._link = Link(self._socket, self._stream, self._deadline_s)
+        self._link = Link(self._socket, self._stream, self._dictated, self._deadline_s)
         # The cursor after the last batch that was handed out; None before the first.
         self._delivered: Cursor | None = None
         # The latest pass, while somebody holds it; where it began; the epoch of its last batch.
         self._pass: weakref.ref[Pass] | None = None
         self._pass_start: Cursor | Seek = Seek(epoch=0)
         self._epoch = 0
+        # Whether the stream is one pass that ends: the next one goes on where it was left.
+        self._ends = False
         # The feed of the latest pass; None before the first and after a seek.
         self._receiver: Receiver | None = None
         # In a DataLoader worker: the latest pass; a state for the next one; whether there was none.
@@ -203,6 +211,7 @@ class DaemonDataset(IterableDataset[Any]):
         _refuse_batching(sys._getframe(1))
         if get_worker_info() is None:
             return FeedPass(self)
+        self._refuse_workers()
         part = PartPass(self, self._board, restored=self._restored)
         self._restored = None
         self._part = weakref.ref(part)
@@ -234,13 +243,15 @@ class DaemonDataset(IterableDataset[Any]):
 
     def __len__(self) -> int:
         """Return the steps of this rank in the whole current epoch, whatever the position."""
-        if self._active() is not None:
-            return self._describe(self._pass_start).steps
         record = self._worked()
-        if record is not None and not record.is_over:
+        if self._active() is not None:
+            where = self._pass_start
+        elif record is not None and not record.is_over:
             assert record.current is not None
-            return self._describe(unwired(record.current)).steps
-        return self._describe(self._upcoming()).steps
+            where = unwired(record.current)
+        else:
+            where = self._upcoming()
+        return self._counted(self._describe(where).steps)
 
     @property
     def remaining(self) -> int:
@@ -252,11 +263,18 @@ class DaemonDataset(IterableDataset[Any]):
         """
         self._refuse_worked("remaining")
         if self._active() is None or self._next is not None:
-            return self._describe(self._upcoming()).remaining
+            return self._counted(self._describe(self._upcoming()).remaining)
         assert self._delivered is not None
         if self._delivered.epoch != self._epoch:
             return 0  # the last batch was handed out, the loop has not asked for another yet
-        return self._describe(self._delivered).remaining
+        return self._counted(self._describe(self._delivered).remaining)
+
+    def _counted(self, steps: int) -> int:
+        if steps < 0:
+            raise TypeError(
+                f"the stream has no length: the sampler of {self._label} has none; give it __len__"
+            )
+        return steps
 
     # ---- positions ---------------------------------------------------------------------------
 
@@ -377,7 +395,7 @@ class DaemonDataset(IterableDataset[Any]):
         if self._next is not None:
             return self._next
         assert self._delivered is not None
-        if self._delivered.epoch > self._epoch:
+        if self._ends or self._delivered.epoch > self._epoch:
             return self._delivered
         return Seek(epoch=self._epoch + 1)
 
@@ -396,6 +414,17 @@ class DaemonDataset(IterableDataset[Any]):
                 fault="client",
             )
 
+    def _refuse_workers(self) -> None:
+        if self._dictated is not None:
+            raise errors.PlanError(
+                f"{self._label} runs in the process of the trainer, which DataLoader workers are "
+                "not: use num_workers=0, or a plan of headrace.plans, which the daemon executes"
+            )
+
+    @property
+    def _label(self) -> str:
+        return self._dictated.name if self._dictated is not None else repr(self._stream)
+
     def _active(self) -> Pass | None:
         """Return the pass that is in progress: begun, not over, and still held by somebody."""
         if self._worked() is not None:
@@ -413,12 +442,28 @@ class DaemonDataset(IterableDataset[Any]):
         if receiver is None or not receiver.is_ours or not continues:
             self._end_feed()
             self._agree(start, 1)
-            receiver = self._open_feed(wire_start(start))
+            receiver = self._open_feed(self._start(start), dictator=self._dictator(start))
         self._make_current(new, start)
+        receiver.begin_pass()
         return receiver
+
+    def _start(self, start: Cursor | Seek) -> dict[str, Any]:
+        """Return what a feed is asked to begin at."""
+        return wire_start(start) if self._dictated is None else dict(self._describe(start).cursor)
+
+    def _dictator(self, start: Cursor | Seek) -> Dictator | None:
+        """Return what draws the batches of a plan that runs here."""
+        if self._dictated is None:
+            return None
+        known = self._describe(start)
+        script = self._link.script(known, self._resolve())
+        run = script.run(Cursor.from_state(known.cursor))
+        # Those that are ready here, those that are ready there, and those that are being read.
+        return Dictator(run, 2 * self._prefetch_batches + 2, ends=self._dictated.ends)
 
     def _begin_elsewhere(self, new: Pass, workers: int) -> Cursor | Seek:
         """Make a pass the current one whose feeds others open; return where it begins."""
+        self._refuse_workers()
         start = self._upcoming()
         self._end_feed()
         self._agree(start, workers)
@@ -453,13 +498,16 @@ class DaemonDataset(IterableDataset[Any]):
             if met is not None:
                 stay_away(met, str(error))
             raise
+        place = {name: entries.cursor[name] for name in ("epoch", "step", "position")}
+        if self._dictated is not None:
+            place["position"] = 0  # samplers of their own may give ranks unequal batches
         facts = Facts(
             stream=_label(entries.stream, self._stream),
             world_size=self._topology.world_size,
             plan=entries.plan,
             manifest=entries.manifest,
             length=entries.length,
-            **{name: entries.cursor[name] for name in ("epoch", "step", "position")},
+            **place,
         )
         compare(met, facts, entries.blocks, deadline_s=self._deadline_s)
         self._is_compared = True
@@ -486,6 +534,8 @@ class DaemonDataset(IterableDataset[Any]):
         One feed of a run of several nodes is reserved before the ranks compare, too: what is
         refused is refused before another rank waits for this one.
         """
+        if self._dictated is not None:
+            return None  # how large its batches are is seen when they come
         run = Siblings("", 1) if self._is_explicit else siblings()
         if run.ranks * workers == 1 and not self._has_peers:
             return None
@@ -504,6 +554,7 @@ class DaemonDataset(IterableDataset[Any]):
         stride: int = 1,
         epochs: int | None = None,
         buffers: Buffers | None = None,
+        dictator: Dictator | None = None,
     ) -> Receiver:
         """Open a feed, in place of the one before; with a stride, one of as many."""
         self._end_feed()
@@ -524,6 +575,7 @@ class DaemonDataset(IterableDataset[Any]):
             window=self._prefetch_batches,
             deadline_s=self._deadline_s,
             buffers=buffers,
+            dictator=dictator,
         )
         # The receiver's thread outlives us unless it is told.
         self._hang_up = weakref.finalize(self, self._receiver.abandon)
@@ -544,13 +596,13 @@ class DaemonDataset(IterableDataset[Any]):
         self._pass = None
         self._end_feed()
 
-    def _deliver(self, cursor: Cursor, epoch: int) -> None:
+    def _deliver(self, cursor: Cursor, epoch: int, *, ends: bool) -> None:
         """Take note that the loop is given a batch of an epoch, after which the cursor stands."""
         if self._next is not None or epoch != self._epoch:
-            self._board.put(epoch_start(epoch + 1))
+            self._board.put(END if ends else epoch_start(epoch + 1))
         self._delivered = cursor
         self._link.was_reached = True
-        self._epoch = epoch
+        self._epoch, self._ends = epoch, ends
         self._next = None
 
     def close(self) -> None:
@@ -630,6 +682,22 @@ class DaemonDataset(IterableDataset[Any]):
         self._restored = read_part_state(state, mine, self._resolve().world_size)
         self._board.restore(mine, self._restored.start)
         self._is_new = False
+
+
+def _check_function(name: str, function: object, stream: Stream | str | None) -> None:
+    if function is None or callable(function):
+        return
+    if not isinstance(function, Mapping):
+        raise errors.PlanError(f"{name}={function!r} cannot be called: give a function")
+    known = parts_of(stream.plan) if isinstance(stream, Stream) else None
+    for part, one in function.items():
+        if not callable(one):
+            raise errors.PlanError(f"{name}[{part!r}]={one!r} cannot be called: give a function")
+        if known is not None and part not in known:
+            raise errors.PlanError(
+                f"{name}[{part!r}]: the plan has no part of that name; its parts: "
+                f"{', '.join(known) or 'none'}"
+            )
 
 
 def _refuse_batching(caller: FrameType) -> None:

@@ -15,6 +15,7 @@ import msgspec
 from . import errors
 from .batch import columns
 from .client import SILENCE_S, Channel, ConnectionLostError, Retry
+from .dictation import Script
 from .plans.cursor import Cursor, Seek
 from .protocol import Event, Payload
 from .protocol import messages as m
@@ -24,6 +25,7 @@ from .sources import Stream
 if TYPE_CHECKING:
     import socket as socketlib
 
+    from .plans.dictated import Dictated
     from .private import PrivateDaemon
     from .topology import Topology
 
@@ -40,12 +42,20 @@ class Link:
     Args:
         path: Path of its socket.
         stream: The stream of the dataset, the name of one, or None for the default one.
+        dictated: What travels in place of a plan that runs in this process; None if it does not.
         deadline_s: How long a daemon that was there may stay away.
     """
 
-    def __init__(self, path: str, stream: Stream | str | None, deadline_s: float) -> None:
+    def __init__(
+        self,
+        path: str,
+        stream: Stream | str | None,
+        dictated: Dictated | None,
+        deadline_s: float,
+    ) -> None:
         self._path = path
         self._stream = stream
+        self._dictated = dictated
         self._deadline_s = deadline_s
         self.private: PrivateDaemon | None = None
         """The daemon, if it is the dataset's own."""
@@ -76,10 +86,18 @@ class Link:
     @property
     def wire_stream(self) -> str | dict[str, Any]:
         """The stream as it travels."""
-        if isinstance(self._stream, Stream):
-            plain: dict[str, Any] = msgspec.to_builtins(self._stream.anchored())
-            return plain
-        return self._stream or ""
+        if not isinstance(self._stream, Stream):
+            return self._stream or ""
+        stream = self._stream
+        if self._dictated is not None:
+            stream = msgspec.structs.replace(stream, plan=self._dictated)
+        plain: dict[str, Any] = msgspec.to_builtins(stream.anchored())
+        return plain
+
+    def script(self, known: m.Entries, topology: Topology) -> Script:
+        """Return the plan that runs in this process, over data of which the daemon has told."""
+        assert isinstance(self._stream, Stream)
+        return Script(self._stream.plan, known.length, known.manifest, topology)
 
     def describe(
         self, where: Cursor | Seek, topology: Topology, indices: tuple[int, ...] = ()
@@ -92,11 +110,16 @@ class Link:
                 stream=self.wire_stream,
                 rank=topology.rank,
                 world_size=topology.world_size,
-                start=wire_start(where),
+                start=wire_start(where) if self._dictated is None else None,
                 indices=indices,
             )
         )
         assert isinstance(answer, m.Entries)
+        if self._dictated is not None:
+            cursor, steps, remaining = self.script(answer, topology).locate(where)
+            answer = msgspec.structs.replace(
+                answer, cursor=cursor.to_state(), steps=steps, remaining=remaining
+            )
         self._known = (where, topology, answer)
         self.was_reached = True
         return answer

@@ -228,18 +228,18 @@ class _LoaderPass(Pass):
         self._loader = loader
         # The iterator of the DataLoader; None before the first batch and after the last.
         self._parcels: Iterator[_Parcel] | None = None
-        # (epoch, step) of the batches that may come next.
-        self._due: list[tuple[int, int]] = []
+        # Epoch and step of the batch that comes next.
+        self._due = (0, 0)
+        # Whether the stream is one pass that ends, and whether it is at its end.
+        self._ends = self._is_finished = False
         # The epoch of the last batch; None before the first.
         self._epoch: int | None = None
 
     def _begin(self) -> None:
         start = self._dataset._begin_elsewhere(self, self._loader.num_workers)
-        assert start.epoch is not None
-        self._due = [(start.epoch, 0)]
-        if isinstance(start, Cursor):
-            # Under another world size the rest of an epoch may make no step.
-            self._due = [(start.epoch, start.step), (start.epoch + 1, 0)]
+        known = self._dataset._describe(start)
+        self._due = (known.cursor["epoch"], known.cursor["step"])
+        self._ends, self._is_finished = known.ends, known.remaining == 0
         self._parcels = self._loader._start(self._dataset._board.read().next)
 
     def _advance(self) -> Any:  # noqa: ANN401 - whatever the user's functions return
@@ -248,24 +248,24 @@ class _LoaderPass(Pass):
         if parcel is None:
             self._check_end()
             raise StopIteration
-        if (parcel.epoch, parcel.step) not in self._due:
+        if (parcel.epoch, parcel.step) != self._due:
             raise errors.FeedError(
                 f"the workers sent step {parcel.step} of epoch {parcel.epoch} where step "
-                f"{self._due[0][1]} of epoch {self._due[0][0]} is due: a bug, please report it"
+                f"{self._due[1]} of epoch {self._due[0]} is due: a bug, please report it"
             )
         value = parcel.value
         if isinstance(value, _OnShelf):
             value = self._loader._unpack(value)
         cursor = Cursor.from_state(parcel.cursor)
-        self._due = [(cursor.epoch, cursor.step)]
+        self._due = (cursor.epoch, cursor.step)
         self._epoch = parcel.epoch
-        self._dataset._deliver(cursor, parcel.epoch)
+        self._dataset._deliver(cursor, parcel.epoch, ends=self._ends)
         return value
 
     def _check_end(self) -> None:
         """Refuse an end before the last step: torch is silent about a worker that stops early."""
-        epoch, step = self._due[0]
-        if self._epoch is None or epoch == self._epoch:
+        epoch, step = self._due
+        if not self._is_finished and (self._epoch is None or epoch == self._epoch):
             raise errors.FeedError(
                 f"the workers ended epoch {epoch} where its step {step} is due: a bug, please "
                 "report it"

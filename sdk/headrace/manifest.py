@@ -59,6 +59,16 @@ class Entry(NamedTuple):
     """Size in bytes."""
 
 
+class Extent(NamedTuple):
+    """How large the samples of a manifest are."""
+
+    total_bytes: int
+    largest_bytes: int
+
+
+_CHUNK: Final = 1 << 20
+
+
 class Manifest:
     """Names and sizes of all samples, by index.
 
@@ -67,6 +77,7 @@ class Manifest:
 
     __slots__ = (
         "__weakref__",
+        "_extent",
         "blocks",
         "checksums",
         "digest",
@@ -89,6 +100,7 @@ class Manifest:
         self.names = names  # u8[...], UTF-8
         self.checksums = checksums  # S[n], as the store writes them; None if it gives none
         self.versions = versions  # S[n], likewise
+        self._extent: Extent | None = None
         self.digest, self.blocks = _digests(sizes, offsets, names, checksums)
 
     @classmethod
@@ -132,7 +144,18 @@ class Manifest:
     @property
     def total_bytes(self) -> int:
         """Bytes of all samples together."""
-        return int(self.sizes.sum())
+        return self.extent.total_bytes
+
+    @property
+    def extent(self) -> Extent:
+        """How large the samples are; looks at each of them the first time."""
+        if self._extent is None:
+            largest = total = 0
+            for first in range(0, len(self), _CHUNK):
+                piece = self.sizes[first : first + _CHUNK]
+                largest, total = max(largest, int(piece.max())), total + int(piece.sum())
+            self._extent = Extent(total, largest)
+        return self._extent
 
     def save(self, root: Path) -> Path:
         """Write the columns under `root` and return their folder.

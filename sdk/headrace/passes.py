@@ -114,11 +114,12 @@ class FeedPass(Pass):
                     batch = unpack(item)
                     receiver.consumed(item)
                     value = _applied(dataset, batch)
-                    dataset._deliver(batch.cursor, batch.meta["epoch"])
+                    assert receiver.opened is not None
+                    dataset._deliver(batch.cursor, batch.meta["epoch"], ends=receiver.opened.ends)
                     return value
                 case m.EpochEnd(epoch=epoch) if epoch < self._start_epoch:
                     continue  # of the pass before, which was left after its last batch
-                case m.EpochEnd():
+                case m.EpochEnd() | m.End(reason="finished"):
                     raise StopIteration
                 case m.End():  # another thread closed the dataset while this one waited
                     raise superseded()
@@ -287,7 +288,7 @@ class PartPass:
             assert receiver.opened is not None
             self.start = receiver.opened.cursor
             if not self._follows:
-                self._board.settle(self.ticket, self.start)
+                self._board.settle(self.ticket, self.start, ends=receiver.opened.ends)
         match item:
             case Payload():
                 header = item.header
@@ -296,7 +297,7 @@ class PartPass:
                 receiver.consumed(item)
                 self.last = header.cursor
                 return value
-            case m.EpochEnd():
+            case m.EpochEnd() | m.End(reason="finished"):
                 raise StopIteration
             case m.End():
                 raise superseded()

@@ -25,6 +25,8 @@ from .protocol import messages as m
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from .dictation import Dictator
+
 logger = logging.getLogger(__name__)
 
 FIRST_CONNECT_S: Final = 5.0
@@ -53,6 +55,7 @@ class Receiver:
         window: Batches that may be ready or under way, >= 1.
         deadline_s: How long a daemon that went away may stay away, seconds.
         buffers: Where payloads are received into; by default memory of its own.
+        dictator: Draws the batches of a plan that runs here; None for one that the daemon executes.
     """
 
     def __init__(
@@ -63,8 +66,10 @@ class Receiver:
         window: int,
         deadline_s: float,
         buffers: Buffers | None = None,
+        dictator: Dictator | None = None,
     ) -> None:
         self._connect = connect
+        self._dictator = dictator
         self._request = request
         self._window = window
         self._deadline_s = deadline_s
@@ -92,8 +97,9 @@ class Receiver:
         self._was_reached = False
         # The epoch whose batches or end come next, None before the first opening.
         self._epoch: int | None = None
-        # An error that ended the feed, to be raised again.
+        # An error that ended the feed, to be raised again; or its regular end.
         self._failure: BaseException | None = None
+        self._end: m.End | None = None
         self._thread = threading.Thread(target=self._run, name="headrace receiver", daemon=True)
         _all_receivers.add(self)
         self._thread.start()
@@ -119,7 +125,16 @@ class Receiver:
             )
         if self._failure is not None:
             raise errors.without_frames(self._failure)
+        if self._end is not None:
+            return self._end
+        dictator = self._dictator
+        if dictator is not None and dictator.has_failed and self._items.empty():
+            assert dictator.failure is not None
+            self._failure = errors.without_frames(dictator.failure)
+            raise dictator.failure
         item = self._items.get()
+        if isinstance(item, m.End):
+            self._end = item
         if isinstance(item, BaseException):
             self._failure = errors.without_frames(item)
             try:
@@ -134,8 +149,37 @@ class Receiver:
         with self._lock:
             self._num_consumed += 1
             channel = self._channel
+        if self._dictator is not None:
+            self._dictator.draw()
         if channel is not None:
+            self._tell(channel)
             self._grant(channel)
+
+    def begin_pass(self) -> None:
+        """Take note that a pass begins: plans that run here are drawn from again."""
+        if self._dictator is None:
+            return
+        self._dictator.begin_pass()
+        with self._lock:
+            channel = self._channel
+        if channel is not None:
+            self._tell(channel)
+
+    def _tell(self, channel: Channel) -> None:
+        """Tell the daemon what was drawn, if a feed is open."""
+        if self._dictator is None:
+            return
+        dictator, is_more = self._dictator, True
+
+        def make() -> m.Indices | None:
+            nonlocal is_more
+            message = dictator.untold()
+            is_more = message is not None
+            return message
+
+        with contextlib.suppress(ConnectionLostError):  # then it is all told anew
+            while is_more and channel.send_if(State.STREAMING, make):
+                pass
 
     def _grant(self, channel: Channel) -> None:
         """Grant what was consumed, if it is worth a message and a feed is open.
@@ -276,11 +320,16 @@ class Receiver:
                 token="" if self.opened is None else self.opened.token,
             )
             channel.send(request)
+            if self._dictator is not None:
+                self._dictator.begin_anew()
+                while (message := self._dictator.untold()) is not None:
+                    channel.send(message)
             while True:
                 event = channel.receive()
                 match event:
                     case m.Opened():
                         self._check_opened(event)
+                        self._tell(channel)
                         self._grant(channel)
                         return channel
                     case m.Notice():
@@ -305,7 +354,8 @@ class Receiver:
                 f"{opened.manifest[:12]}…, this pass runs plan {before.plan[:12]}… and manifest "
                 f"{before.manifest[:12]}…: the configuration or the data changed meanwhile"
             )
-        allowed = _starts(self._request.start if self._received is None else self._received)
+        start = self._request.start if self._received is None else self._received
+        allowed = _starts(start, ends=opened.ends)
         if allowed and _place(opened.cursor) not in allowed:
             raise errors.RemoteProtocolError(
                 f"the daemon opened the feed at {_words(opened.cursor)} instead of "
@@ -326,6 +376,8 @@ class Receiver:
                 match event:
                     case Payload(header=m.Batch() as header):
                         self._check_order(header)
+                        if self._dictator is not None:
+                            self._dictator.received(header)
                         with self._lock:
                             self._num_received += 1
                         self._received = header.cursor
@@ -336,7 +388,7 @@ class Receiver:
                         self._check_epoch_end(event)
                         self._end_epoch(event)
                     case m.End():
-                        if not self._is_stopping.is_set() and self._epochs is None:
+                        if not self._is_stopping.is_set() and not self._has_end:
                             raise errors.RemoteProtocolError(
                                 f"the daemon ended the feed ({event.reason}), which has no end"
                             )
@@ -359,13 +411,24 @@ class Receiver:
         assert self._epoch is not None
         if self._received["epoch"] > self._epoch:  # the word that the epoch is over was lost
             self._end_epoch(m.EpochEnd(epoch=self._epoch, cursor=self._received))
-        if self._epochs == 0:  # only the word that it is over was lost
+        if self._epochs == 0 or (self._ends and self._epoch > 0):
+            # Only the word that it is over was lost.
             self._items.put(m.End(reason="finished"))
             return True
         if self._retry is not None and not self._is_awaited():
             self._retry.renew()  # it owed nothing: what comes now is another absence
         logger.warning("daemon lost, connecting again deadline_s=%g", self._deadline_s)
         return False
+
+    @property
+    def _ends(self) -> bool:
+        """Whether the stream is one pass that ends at its limits."""
+        return self.opened is not None and self.opened.ends
+
+    @property
+    def _has_end(self) -> bool:
+        """Whether the daemon may end the feed."""
+        return self._ends or self._epochs is not None
 
     def _end_epoch(self, event: m.EpochEnd) -> None:
         self._received = event.cursor
@@ -376,6 +439,8 @@ class Receiver:
         self._items.put(event)
 
     def _is_awaited(self) -> bool:
+        if self._dictator is not None and not self._dictator.num_waiting:
+            return False
         with self._lock:
             return self._num_granted > self._num_received - self._num_received_before
 
@@ -391,8 +456,9 @@ class Receiver:
                 f"{due if epoch == self._epoch else f'the end of epoch {self._epoch}'} is due"
             )
         # The next batch is compared with this cursor: a daemon must not be its own witness.
-        after = [(epoch, step + 1), (epoch + 1, 0)]
-        if self.opened.cursor["epoch"] == epoch:  # only of this one the number of steps is known
+        after = [(epoch, step + 1), (epoch + 1, step + 1 if self._ends else 0)]
+        # Only of the first epoch the number of steps is known, and only if the daemon has the plan.
+        if self.opened.cursor["epoch"] == epoch and self._dictator is None:
             after = after[1:] if step + 1 == self.opened.steps else after[:1]
         cursor = header.cursor
         is_same = (cursor.get("plan"), cursor.get("manifest")) == (
@@ -407,7 +473,7 @@ class Receiver:
 
     def _check_epoch_end(self, event: m.EpochEnd) -> None:
         assert self._received is not None
-        start = (event.epoch + 1, 0)
+        start = (event.epoch + 1, event.cursor.get("step") if self._ends else 0)
         # The last steps may belong to other parts of the stream.
         is_over = _place(self._received) == start or self._request.stride > 1
         if event.epoch != self._epoch or _place(event.cursor) != start or not is_over:
@@ -425,13 +491,17 @@ def _words(cursor: dict[str, Any]) -> str:
     return "epoch={} step={}".format(*_place(cursor))
 
 
-def _starts(start: dict[str, Any] | None) -> list[tuple[int, int]]:
+def _starts(start: dict[str, Any] | None, *, ends: bool) -> list[tuple[int, int]]:
     """Return where a feed may begin that was asked for; nothing if only the daemon knows."""
     if start is None:
         return [(0, 0)]
+    if "seek" in start and ends:
+        return []
     if "seek" not in start:
-        # Under another world size the rest of an epoch may make no step.
-        return [(start["epoch"], start["step"]), (start["epoch"] + 1, 0)]
+        epoch, step = start["epoch"], start["step"]
+        # Under another world size the rest of an epoch may make no step.  What ends after its
+        # limits (epoch 1) goes on under others.
+        return [(epoch, step), (1 - epoch, step) if ends else (epoch + 1, 0)]
     epoch = start["seek"].get("epoch")
     return [] if epoch is None else [(epoch, 0)]
 

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 from urllib.parse import unquote, urlsplit
 
 import msgspec
 
 from .buckets import PROVIDERS, Bucket
 from .errors import PlanError
-from .plans import Plan, Sequential, Shuffled
+from .plans import FromSampler, Plan
+from .plans.dictated import Dictated
 
 # A path may hold a colon; only these are URIs.
 _SCHEME: Final = re.compile("file(?=:/)|[a-z][a-z0-9+.-]*(?=://)", re.IGNORECASE)
@@ -120,13 +121,20 @@ Source = Objects
 """All sources, told apart by ``type``."""
 
 
+if TYPE_CHECKING:
+    # One that runs in the trainer is taken too, but never read from a map.
+    StreamPlan = Plan | Dictated | FromSampler
+else:
+    StreamPlan = Plan | Dictated
+
+
 class Stream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A source and the plan by which it is read."""
 
     source: Source
     """Where the samples are."""
 
-    plan: Plan
+    plan: StreamPlan
     """In which order and in which batches they are read."""
 
     on_bad: Literal["fail"] = "fail"
@@ -135,17 +143,32 @@ class Stream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         if not isinstance(self.source, Objects):
             raise PlanError(f"source={self.source!r} is no source: use Objects(uri)")
-        if not isinstance(self.plan, Sequential | Shuffled):
-            if isinstance(self.plan, Plan):
-                raise PlanError(
-                    f"plan={self.plan!r} is not served by the daemon: use Sequential or Shuffled, "
-                    "or plan.batch_sampler(…) with a map-style dataset"
-                )
-            raise PlanError(f"plan={self.plan!r} is no plan: see headrace.plans")
+        plan: object = self.plan
+        if not isinstance(plan, Plan | FromSampler | Dictated):
+            hint = "use plans.FromSampler(…)" if hasattr(plan, "__iter__") else "see headrace.plans"
+            raise PlanError(f"plan={plan!r} is no plan: {hint}")
         if self.on_bad != "fail":
             raise PlanError(f"on_bad={self.on_bad!r} is unknown: choose 'fail'")
 
     def anchored(self) -> Stream:
-        """Return the stream with an absolute path, for a daemon that runs in another folder."""
-        source = msgspec.structs.replace(self.source, uri=self.source.location)
-        return msgspec.structs.replace(self, source=source)
+        """Return the stream with absolute paths, for a daemon that runs in another folder."""
+        plan = self.plan
+        if not isinstance(plan, FromSampler):
+            plan = plan.with_sources(_anchored)
+        return msgspec.structs.replace(self, source=_anchored(self.source), plan=plan)
+
+    @property
+    def served_plan(self) -> Plan | Dictated:
+        """The plan as the daemon knows it; not for a stream that holds a sampler."""
+        assert not isinstance(self.plan, FromSampler), f"{self.plan!r} does not travel"
+        return self.plan
+
+    @property
+    def sources(self) -> dict[str, Source]:
+        """All sources: that of the stream under an empty name, and those of parts of the plan."""
+        own = {} if isinstance(self.plan, FromSampler) else self.plan.sources
+        return {"": self.source, **own}
+
+
+def _anchored(source: Source) -> Source:
+    return msgspec.structs.replace(source, uri=source.location)

@@ -355,7 +355,7 @@ class _FakeSession:
                 pass
 
     def _bind(self, event: m.Open | m.Lookup) -> tuple[BoundPlan, Cursor]:
-        plan, manifest = self._daemon.stream.plan, self._daemon.manifest
+        plan, manifest = self._daemon.stream.served_plan, self._daemon.manifest
         bound = BoundPlan(plan, len(manifest), manifest.digest)
         epoch_steps(bound, event.world_size)
         if event.start is None:

@@ -27,7 +27,7 @@ def expected(
     """Return the ledger of a run up to an epoch; the files are from `write_samples`."""
     topology = topology or Topology()
     manifest = list_folder(stream.source)
-    bound = BoundPlan(stream.plan, len(manifest), manifest.digest)
+    bound = BoundPlan(stream.served_plan, len(manifest), manifest.digest)
     ledger, cursor = Ledger(), start or bound.start()
     while cursor.epoch < epochs:
         planned, cursor = next_batch(bound, cursor, topology)

@@ -7,8 +7,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from msgspec.structs import replace
+
 from headrace.plans import Sequential
-from headrace.plans.engine import BoundPlan
+from headrace.plans.engine import BoundPlan, Largest
 from headrace.topology import Topology
 from headrace_daemon.assemble.slots import MIN_SLOTS, SlotPool
 from headrace_daemon.feed.feed import Feed, Item, ReadyBatch
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
     from concurrent.futures import Executor
 
-    from headrace.plans import Plan
+    from headrace.plans import Cursor, Plan
 
     from .reading import ReadyReader
 
@@ -119,14 +121,24 @@ async def make_feed(
         plan or Sequential(batch_size=2), len(source.manifest), source.manifest.digest
     )
     pool = await open_pool(budget, slot_bytes=slot_bytes, max_slots=max_slots)
+    executor = executor or InlineExecutor()
+
+    def largest(cursor: Cursor) -> Largest:
+        weight = slot_bytes if size_slots is None else size_slots(cursor.epoch)
+        return Largest(weight, cursor.epoch, replace(bound.start(), epoch=cursor.epoch + 1))
+
+    async def size(before: Largest) -> Largest:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(executor, largest, before.after)
+
     feed = Feed(
         name="train rank=0/1",
-        source=source,
-        planner=Planner(bound, bound.start(), Topology(), epochs=epochs),
+        source_of=lambda part: source,
+        planner=Planner(bound, bound.start(), Topology(), epochs=epochs, executor=executor),
         pool=pool,
         fetcher=Fetcher(places),
-        executor=executor or InlineExecutor(),
-        size_slots=size_slots or (lambda epoch: slot_bytes),
+        largest=Largest(slot_bytes, 0, replace(bound.start(), epoch=1)),
+        size_slots=size,
     )
     pool.on_shed = feed.shed
     return FeedKit(budget, pool, feed, reader)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from headrace.batch import Batch
-    from headrace.plans import Plan
+    from headrace.sources import StreamPlan
 
 
 def write_samples(folder: Path, number: int, *, max_bytes: int = 2000, seed: int = 0) -> Path:
@@ -43,7 +43,7 @@ def check(batch: Batch) -> None:
         assert value == content(name, len(value)), name
 
 
-def stream_of(folder: Path, plan: Plan) -> Stream:
+def stream_of(folder: Path, plan: StreamPlan) -> Stream:
     """Return the stream of a folder."""
     return Stream(Objects(str(folder)), plan)
 

@@ -13,7 +13,8 @@ from headrace.plans.engine import BoundPlan, Flag, PlannedBatch
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from headrace.plans import Cursor, Plan
+    from headrace.plans import Cursor
+    from headrace.plans.base import Described
     from headrace.topology import Topology
 
 MANIFEST = "ab" * 32
@@ -30,7 +31,7 @@ class Row(NamedTuple):
     flags: list[int]
 
 
-def bind(plan: Plan, length: int, manifest: str = MANIFEST) -> BoundPlan:
+def bind(plan: Described, length: int, manifest: str = MANIFEST) -> BoundPlan:
     """Return a plan over `length` samples of no particular data."""
     return BoundPlan(plan, length, manifest)
 

@@ -155,22 +155,34 @@ def reference(union: types.UnionType) -> str:
 
 
 def _message_section(kind: type[msgspec.Struct]) -> str:
+    content = _field_table(kind) if fields_of(kind) else "No keys beside `type`."
+    section = f"#### `{tag_of(kind)}`\n\n{_summary(kind)}\n\n{content}"
+    for field in msgspec.structs.fields(kind):
+        for nested in typing.get_args(field.type):
+            if isinstance(nested, type) and issubclass(nested, msgspec.Struct):
+                name = nested.__name__.lower()
+                section += f"\n\nA *{name}*: {_summary(nested)}\n\n{_field_table(nested)}"
+    return section
+
+
+def _summary(kind: type[msgspec.Struct]) -> str:
     assert kind.__doc__ is not None
-    fields = fields_of(kind)
-    if not fields:
-        content = "No keys beside `type`."
-    else:
-        content = _table(
-            ("key", "type", "default", "meaning"),
-            ((f"`{f.key}`", f.type, f.default, f.doc) for f in fields),
-        )
-    return f"#### `{tag_of(kind)}`\n\n{_prose(inspect.cleandoc(kind.__doc__))}\n\n{content}"
+    return _prose(inspect.cleandoc(kind.__doc__))
+
+
+def _field_table(kind: type[msgspec.Struct]) -> str:
+    return _table(
+        ("key", "type", "default", "meaning"),
+        ((f"`{f.key}`", f.type, f.default, f.doc) for f in fields_of(kind)),
+    )
 
 
 def _type_name(kind: Any) -> str:  # noqa: ANN401 - an annotation
     plain = {int: "int", str: "str", bytes: "bin", bool: "bool", type(None): "nil"}
     if kind in plain:
         return plain[kind]
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        return f"*{kind.__name__.lower()}*"
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is dict:
         return "map"
@@ -188,6 +200,8 @@ def _default(field: msgspec.structs.FieldInfo) -> str:
         return "**required**"
     if field.default_factory is not msgspec.NODEFAULT:
         return f"`{json.dumps(field.default_factory())}`"
+    if field.default == b"":
+        return "empty"
     return "nil" if field.default is None else f"`{json.dumps(field.default)}`"
 
 

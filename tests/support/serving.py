@@ -11,7 +11,10 @@ from headrace.plans import Sequential
 from headrace.protocol import messages as m
 from headrace.sources import Objects, Stream
 from headrace_daemon.errors import SourceMissingError
+from headrace_daemon.feed.bound import BoundPlans
+from headrace_daemon.feed.orders import OrderMaker
 from headrace_daemon.feed.registry import FeedRegistry
+from headrace_daemon.feed.sizes import SlotSizes
 from headrace_daemon.feed.streams import Streams
 from headrace_daemon.fetch.budget import Budget
 from headrace_daemon.fetch.fetcher import Fetcher
@@ -94,12 +97,15 @@ class Daemon:
         self.budget = Budget(budget_bytes)
         self.fetcher = Fetcher(16)
         self.catalog = FakeCatalog(source_of(sizes, self.reader))
-        self.streams = Streams(self.settings, self.catalog)
+        executor = executor or InlineExecutor()
+        plans = BoundPlans(OrderMaker())
+        self.streams = Streams(self.settings, self.catalog, plans, executor)
         self.registry = FeedRegistry(
             streams=self.streams,
+            sizes=SlotSizes(executor),
             budget=self.budget,
             fetcher=self.fetcher,
-            executor=executor or InlineExecutor(),
+            executor=executor,
             grace_s=grace_s,
         )
 

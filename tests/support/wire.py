@@ -25,6 +25,7 @@ ONE_OF_EACH: Final[dict[str, m.Message | m.Header]] = {
     for message in (
         m.Hello(versions=(1,), agent="test/1"),
         m.Open(stream="train", rank=1, world_size=2, credit=4),
+        m.Indices(batches=(m.Dictation(epoch=0, step=0, global_step=0, ids=bytes(8), cursor={}),)),
         m.Credit(total=8),
         m.Release(seqs=()),
         m.Close(),

@@ -10,12 +10,14 @@ from rich.console import Console
 from rich.filesize import decimal
 
 from headrace.errors import HeadraceError
-from headrace.plans.engine import BoundPlan, epoch_steps, largest_batch
+from headrace.plans.engine import epoch_steps, settle
 from headrace.topology import Topology
 
-from ..assemble.layout import padded
 from ..assemble.slots import MIN_SLOTS
 from ..errors import StoreUnavailableError
+from ..feed.bound import BoundPlans
+from ..feed.orders import OrderMaker
+from ..feed.sizes import largest_payload
 from ..settings import Settings, load
 from ..source.ais.access import Access
 from ..transport.listener import group_id
@@ -92,20 +94,21 @@ def _check_stream(
     console: Console, settings: Settings, name: str, topology: Topology, *, is_store_up: bool
 ) -> None:
     stream = settings.streams[name]
-    console.print(f"  source {stream.source.location}")
     console.print(f"  plan   {stream.plan!r}")
-    if stream.source.bucket is not None and not is_store_up:
-        raise HeadraceError("not listed, since the store could not be asked (see above)")
-    manifest = list_aside(settings, stream.source)
-    console.print(
-        f"  data   {len(manifest)} samples, {decimal(manifest.total_bytes)}, manifest "
-        f"{manifest.digest[:12]}…"
-    )
-    bound = BoundPlan(stream.plan, len(manifest), manifest.digest)
+    manifests = {}
+    for part, source in stream.sources.items():
+        console.print(f"  source {f'{part}: ' if part else ''}{source.location}")
+        if source.bucket is not None and not is_store_up:
+            raise HeadraceError("not listed, since the store could not be asked (see above)")
+        manifest = manifests[part] = list_aside(settings, source)
+        console.print(
+            f"  data   {len(manifest)} samples, {decimal(manifest.total_bytes)}, manifest "
+            f"{manifest.digest[:12]}…"
+        )
+    bound = BoundPlans(OrderMaker()).bind(stream.served_plan, manifests)
+    start = settle(bound, bound.start(), topology.world_size)
     steps = epoch_steps(bound, topology.world_size)
-    slot_bytes = largest_batch(
-        bound, bound.start(), topology, lambda indices: padded(manifest.sizes[indices])
-    )
+    slot_bytes = largest_payload(bound, start, topology, manifests).weight
     needed = MIN_SLOTS * slot_bytes * topology.world_size
     console.print(
         f"  epoch  {steps} steps on each of {topology.world_size} rank(s), largest batch "

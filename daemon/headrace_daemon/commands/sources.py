@@ -30,12 +30,18 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 
-def add_source_arguments(group: argparse._ActionsContainer, *, config: str) -> None:
+def add_source_arguments(
+    group: argparse._ActionsContainer,
+    *,
+    config: str,
+    stream: str = "name of a configured stream; the default one if left out",
+) -> None:
     """Declare the options that say what is read.
 
     Args:
         group: A parser, or a group of one.
         config: What the configuration is for.
+        stream: What ``--stream`` takes.
     """
     group.add_argument("source", nargs="?", help="a folder or ais://bucket/prefix; or use --config")
     group.add_argument(
@@ -45,7 +51,7 @@ def add_source_arguments(group: argparse._ActionsContainer, *, config: str) -> N
         help="take only names that end with this; may be repeated",
     )
     group.add_argument("--config", type=Path, help=config)
-    group.add_argument("--stream", help="name of a configured stream; the default one if left out")
+    group.add_argument("--stream", help=stream)
 
 
 def configured_stream(settings: Settings, name: str | None) -> tuple[str, Stream]:

@@ -14,20 +14,21 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from headrace.errors import FeedError, HeadraceError
-from headrace.plans.engine import PlannedBatch
+from headrace.plans.engine import Largest, PlannedBatch
 
 from ..assemble.layout import Layout, lay_out
 from ..errors import SourceError
 from ..source.reader import requests_of
-from .planner import EpochEdge, Finish, Planner
+from .planner import EpochEdge, Finish
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from concurrent.futures import Executor
+    from collections.abc import Awaitable, Callable
 
     from ..assemble.slots import Slot, SlotPool
     from ..fetch.fetcher import Fetcher
     from ..source.catalog import OpenSource
+    from .dictated import DictatedPlanner
+    from .planner import Planner
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ class ReadyBatch:
     """A batch that is being filled or is ready to be sent."""
 
     planned: PlannedBatch
+    source: OpenSource
     names: list[str]
     layout: Layout
     slot: Slot
@@ -105,13 +107,18 @@ class Feed:
     name: str
     """For logs: stream and rank."""
 
-    source: OpenSource
-    planner: Planner
+    source_of: Callable[[str], OpenSource]
+    """Returns the source of a part of the plan."""
+
+    planner: Planner | DictatedPlanner
     pool: SlotPool
     fetcher: Fetcher
-    executor: Executor
-    size_slots: Callable[[int], int]
-    """Bytes of a slot for a whole epoch; blocks, runs in the executor."""
+    largest: Largest
+    """The largest payload from the start of the feed to the end of that segment: what the slots of
+    the pool have room for."""
+
+    size_slots: Callable[[Largest], Awaitable[Largest]]
+    """Finds the same for the segment after one."""
 
     on_change: Callable[[], None] = lambda: None
     """Called when the head may have become ready."""
@@ -123,8 +130,6 @@ class Feed:
     _planned: deque[PlannedBatch | EpochEdge | Finish] = field(default_factory=deque)
     # Bytes of slots of dropped batches whose fill has not ended yet.
     _leaving_bytes: int = 0
-    # The epoch that the slots of the pool have the size for.
-    _sized_epoch: int = field(init=False)
     # Batches up to this size fit into a slot when they are planned again.
     _room_bytes: int = field(init=False)
     # Set when batches are planned again.
@@ -132,10 +137,11 @@ class Feed:
     # The task in `run`, for `halt`; None before and after.
     _task: asyncio.Task[None] | None = None
     _is_halted: bool = False
+    # Finds how large the slots of the next segment are.
+    _sizing: asyncio.Task[Largest] | None = None
     _is_over: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
-        self._sized_epoch = self.planner.epoch
         self._room_bytes = self.pool.slot_bytes
 
     async def run(self) -> None:
@@ -209,33 +215,34 @@ class Feed:
             await self._place_all(tasks)
         except HeadraceError as error:
             self._append(error)  # in its place: what stands before it is still delivered
+        finally:
+            if self._sizing is not None:
+                self._sizing.cancel()
 
     async def _place_all(self, tasks: asyncio.TaskGroup) -> None:
-        loop = asyncio.get_running_loop()
-        sizing = tasks.create_task(self._size_after(self.planner.epoch), name=f"size {self.name}")
+        # One segment ahead of need.
+        self._sizing = tasks.create_task(self._size_next(), name=f"size {self.name}")
         while True:
             if not self._planned:
-                self._planned += await loop.run_in_executor(self.executor, self.planner.next_items)
+                self._planned += await self.planner.next()
             # During each `await` below, `shed` may put batches in front.
             match self._planned[0]:
                 case Finish() as finish:
-                    sizing.cancel()
+                    self._sizing.cancel()
                     self._planned.popleft()
                     self._append(finish)
                     while not self._planned:
                         self._has_shed.clear()
                         await self._has_shed.wait()
-                case EpochEdge(cursor=cursor) as edge:
-                    is_new = cursor.epoch > self._sized_epoch
-                    slot_bytes = await sizing if is_new else 0
-                    if self._planned[0] is not edge:
-                        continue
+                case EpochEdge() as edge:
                     self._planned.popleft()
                     self._append(edge)
-                    if is_new:
-                        self._resize(cursor.epoch, slot_bytes)
-                        sizing = tasks.create_task(
-                            self._size_after(cursor.epoch), name=f"size {self.name}"
+                case PlannedBatch() as planned if planned.segment > self.largest.segment:
+                    largest = await self._sizing
+                    if self._planned[0] is planned:
+                        self._resize(largest)
+                        self._sizing = tasks.create_task(
+                            self._size_next(), name=f"size {self.name}"
                         )
                 case PlannedBatch() as planned:
                     slot = await self.pool.take(planned.global_step)
@@ -247,32 +254,32 @@ class Feed:
                     )
                     self._items.append(batch)
 
-    def _resize(self, epoch: int, slot_bytes: int) -> None:
-        """Use slots of the size of an epoch from now on."""
+    def _resize(self, largest: Largest) -> None:
+        """Use slots of the size of a segment from now on."""
+        slot_bytes = largest.weight
         # Making room may shed batches of this feed, which then have to fit into the new slots.
         self._room_bytes = min(self._room_bytes, slot_bytes)
         self.pool.resize(
             slot_bytes,
-            need=f"epoch {epoch} of feed {self.name} needs slots of {slot_bytes} bytes",
+            need=f"epoch {largest.segment} of feed {self.name} needs slots of {slot_bytes} bytes",
         )
-        self._sized_epoch, self._room_bytes = epoch, slot_bytes
+        self.largest, self._room_bytes = largest, slot_bytes
 
-    async def _size_after(self, epoch: int) -> int:
-        """Return the bytes of a slot for the epoch after another, one epoch ahead of need."""
-        return await asyncio.get_running_loop().run_in_executor(
-            self.executor, self.size_slots, epoch + 1
-        )
+    async def _size_next(self) -> Largest:
+        """Find how large the batches of the segment after the present one are."""
+        return await self.size_slots(self.largest)
 
     def _place(self, planned: PlannedBatch, slot: Slot) -> ReadyBatch:
-        manifest = self.source.manifest
-        layout = lay_out(manifest.sizes[planned.indices])
-        return ReadyBatch(planned, manifest.names_of(planned.indices), layout, slot)
+        source = self.source_of(planned.stream)
+        layout = lay_out(source.manifest.sizes[planned.indices])
+        names = source.manifest.names_of(planned.indices)
+        return ReadyBatch(planned, source, names, layout, slot)
 
     async def _fill(self, batch: ReadyBatch) -> None:
         batch.is_started = True
         layout = batch.layout
         requests = requests_of(
-            self.source.manifest,
+            batch.source.manifest,
             batch.planned.indices,
             batch.names,
             layout.offsets,
@@ -281,7 +288,7 @@ class Feed:
         )
         failure: SourceError | None = None
         try:
-            await self.fetcher.fetch(self.source.reader, requests)
+            await self.fetcher.fetch(batch.source.reader, requests)
         except SourceError as error:
             failure = error
         finally:

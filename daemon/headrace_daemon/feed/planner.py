@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, NamedTuple
 
 from headrace.plans.engine import (
@@ -14,6 +15,8 @@ from headrace.plans.engine import (
 )
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from headrace.plans.cursor import Cursor
     from headrace.topology import Topology
 
@@ -43,6 +46,7 @@ class Planner:
         first: Steps to leave out at the beginning.
         stride: Distance between the steps of this part; above 1 for one epoch only.
         epochs: Epochs to walk through, that of the cursor included; None: without end.
+        executor: Threads for `next`.
     """
 
     def __init__(
@@ -54,7 +58,9 @@ class Planner:
         first: int = 0,
         stride: int = 1,
         epochs: int | None = None,
+        executor: Executor | None = None,
     ) -> None:
+        self._executor = executor
         self._bound = bound
         self._topology = topology
         self._stride = stride
@@ -68,6 +74,10 @@ class Planner:
     def epoch(self) -> int:
         """The epoch that is being planned."""
         return self._epoch
+
+    async def next(self) -> list[PlannedBatch | EpochEdge | Finish]:
+        """Return what comes next, planned in a thread (see `next_items`)."""
+        return await asyncio.get_running_loop().run_in_executor(self._executor, self.next_items)
 
     def next_items(self) -> list[PlannedBatch | EpochEdge | Finish]:
         """Return what comes next: a chunk of batches, and the edge where an epoch ends.
@@ -85,6 +95,8 @@ class Planner:
                 max_batches=CHUNK_BATCHES,
                 step_stride=self._stride,
             )
+            if not batches:
+                return [Finish()]  # the limits of the run are reached
             items += batches
             self._cursor = batches[-1].after
             if self._cursor.epoch == self._epoch:

@@ -13,10 +13,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from headrace.errors import FeedError, PlanError
+from headrace.plans.dictated import Dictated
+from headrace.plans.engine import Largest
 from headrace.protocol.framing import MAX_PAYLOAD_BYTES
 from headrace.topology import Topology
 
 from ..assemble.slots import MIN_SLOTS, SlotPool
+from .dictated import DictatedPlanner, Dictation
 from .feed import Feed
 from .groups import Group, Groups
 from .planner import Planner
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
 
     from ..fetch.budget import Account, Budget
     from ..fetch.fetcher import Fetcher
+    from .sizes import SlotSizes
     from .streams import BoundStream, Streams
 
 logger = logging.getLogger(__name__)
@@ -75,6 +79,7 @@ class FeedRegistry:
 
     Args:
         streams: Resolves what clients ask for.
+        sizes: Finds how large their batches are.
         budget: The memory of the node.
         fetcher: Reads for all feeds.
         executor: Threads for planning.
@@ -85,12 +90,14 @@ class FeedRegistry:
         self,
         *,
         streams: Streams,
+        sizes: SlotSizes,
         budget: Budget,
         fetcher: Fetcher,
         executor: Executor,
         grace_s: float,
     ) -> None:
         self._streams = streams
+        self._sizes = sizes
         self._budget = budget
         self._fetcher = fetcher
         self._executor = executor
@@ -130,11 +137,20 @@ class FeedRegistry:
             self._tasks = None
 
     async def open(
-        self, request: m.Open, *, progress: Callable[[int], None] = lambda found: None
+        self,
+        request: m.Open,
+        *,
+        dictation: Dictation | None = None,
+        progress: Callable[[int], None] = lambda found: None,
     ) -> OpenFeed:
         """Open a feed, or take up the parked one that the request has the token of.
 
         Cancelled or failed, it leaves nothing open.
+
+        Args:
+            request: What is asked for.
+            dictation: Where the batches of a stream come from whose plan the client executes.
+            progress: As for `Streams.bind`.
 
         Raises:
             HeadraceError: If stream, position, topology or memory do not allow it.
@@ -158,15 +174,17 @@ class FeedRegistry:
                 request.start,
                 progress=progress,
             )
-            planner = Planner(
-                stream.bound,
-                stream.cursor,
-                stream.topology,
-                first=request.first,
-                stride=request.stride,
-                epochs=request.epochs,
-            )
-            slot_bytes = await self._slot_bytes(stream)
+            is_dictated = isinstance(stream.stream.plan, Dictated)
+            planner: Planner | DictatedPlanner
+            if is_dictated:
+                planner = DictatedPlanner(dictation or Dictation(), stream)
+                largest = Largest(0, 0, stream.cursor)
+            else:
+                planner = await asyncio.get_running_loop().run_in_executor(
+                    self._executor, self._make_planner, stream, request
+                )
+                largest = await self._largest(stream)
+            slot_bytes = largest.weight
             if parked is None:
                 pool, group = await self._reserve(stream, slot_bytes, request)
             else:
@@ -180,7 +198,20 @@ class FeedRegistry:
                 self.close_soon(parked)
             raise
         token = parked.token if parked else secrets.token_hex(16)
-        return self._start(OpenFeed(token, stream, self._make(stream, planner, pool), group))
+        feed = self._make(stream, planner, pool, largest)
+        return self._start(OpenFeed(token, stream, feed, group))
+
+    def _make_planner(self, stream: BoundStream, request: m.Open) -> Planner:
+        """Return the planner of a feed; may have to look at each sample of an epoch."""
+        return Planner(
+            stream.bound,
+            stream.cursor,
+            stream.topology,
+            first=request.first,
+            stride=request.stride,
+            epochs=request.epochs,
+            executor=self._executor,
+        )
 
     async def admit(self, request: m.Open | m.Lookup, stream: BoundStream) -> Group:
         """Reserve the memory of the group that a request names.
@@ -188,14 +219,8 @@ class FeedRegistry:
         Raises:
             HeadraceError: If it does not fit, or a batch is too large.
         """
-        await self._slot_bytes(stream)
-        share_bytes = MIN_SLOTS * await asyncio.get_running_loop().run_in_executor(
-            self._executor,
-            self._streams.largest_slot_bytes,
-            stream,
-            stream.cursor.epoch,
-            stream.cursor.position,
-        )
+        await self._largest(stream)
+        share_bytes = MIN_SLOTS * await self._sizes.of_any(stream, stream.cursor)
         ranks, workers = request.ranks, request.workers
         num_members = ranks * workers
         bound = stream.bound
@@ -209,32 +234,26 @@ class FeedRegistry:
             need=(
                 f"a run over {label} with {ranks} rank(s) × {workers} worker(s) on this node has "
                 f"{num_members} feed(s) of {MIN_SLOTS} slots of {share_bytes // MIN_SLOTS} bytes "
-                f"(the largest batch, {stream.samples_per_batch} samples, of epoch "
+                f"(the largest batch{_samples(stream)} of epoch "
                 f"{stream.cursor.epoch}) and needs {num_members * share_bytes} bytes; fewer "
                 "workers need less"
             ),
         )
 
-    async def _slot_bytes(self, stream: BoundStream) -> int:
+    async def _largest(self, stream: BoundStream) -> Largest:
         num_samples = stream.samples_per_batch
         if num_samples > MAX_BATCH_SAMPLES:
             raise PlanError(
                 f"a batch of {num_samples} samples per rank is above the limit of "
                 f"{MAX_BATCH_SAMPLES}: use a smaller batch"
             )
-        slot_bytes = await asyncio.get_running_loop().run_in_executor(
-            self._executor,
-            self._streams.slot_bytes,
-            stream,
-            stream.cursor.epoch,
-            stream.cursor.position,
-        )
-        if slot_bytes > MAX_PAYLOAD_BYTES:
+        largest = await self._sizes.of_rank(stream, stream.cursor)
+        if largest.weight > MAX_PAYLOAD_BYTES:
             raise PlanError(
-                f"the largest batch of epoch {stream.cursor.epoch} has {slot_bytes} bytes, above "
+                f"the largest batch of epoch {largest.segment} has {largest.weight} bytes, above "
                 f"the limit of {MAX_PAYLOAD_BYTES}: use a smaller batch"
             )
-        return slot_bytes
+        return largest
 
     async def _reserve(
         self, stream: BoundStream, slot_bytes: int, request: m.Open
@@ -248,7 +267,8 @@ class FeedRegistry:
             if pools:
                 pools[0].on_shed()
 
-        group = await self.admit(request, stream) if request.group else None
+        has_group = bool(request.group) and not isinstance(stream.stream.plan, Dictated)
+        group = await self.admit(request, stream) if has_group else None
         account: Account | None = None
         if group is not None:
             account = self._groups.take(group, guarantee, name=name, shed=shed, need=need)
@@ -264,15 +284,26 @@ class FeedRegistry:
         pools.append(pool)
         return pool, group
 
-    def _make(self, stream: BoundStream, planner: Planner, pool: SlotPool) -> Feed:
+    def _make(
+        self,
+        stream: BoundStream,
+        planner: Planner | DictatedPlanner,
+        pool: SlotPool,
+        largest: Largest,
+    ) -> Feed:
+        async def size(after: Largest) -> Largest:
+            if isinstance(planner, DictatedPlanner):
+                return await planner.largest(after.segment)
+            return await self._sizes.of_rank(stream, after.after)
+
         feed = Feed(
             name=_name(stream),
-            source=stream.source,
+            source_of=stream.source_of,
             planner=planner,
             pool=pool,
             fetcher=self._fetcher,
-            executor=self._executor,
-            size_slots=lambda epoch: self._streams.slot_bytes(stream, epoch, 0),
+            largest=largest,
+            size_slots=size,
         )
         pool.on_shed = feed.shed
         return feed
@@ -348,10 +379,15 @@ def _name(stream: BoundStream) -> str:
 def _need(stream: BoundStream, slot_bytes: int) -> str:
     guarantee, world_size = MIN_SLOTS * slot_bytes, stream.topology.world_size
     return (
-        f"feed {_name(stream)} needs {MIN_SLOTS} slots of {slot_bytes} bytes (the largest batch, "
-        f"{stream.samples_per_batch} samples, of epoch {stream.cursor.epoch}): {guarantee} bytes, "
+        f"feed {_name(stream)} needs {MIN_SLOTS} slots of {slot_bytes} bytes (the largest batch"
+        f"{_samples(stream)} of epoch {stream.cursor.epoch}): {guarantee} bytes, "
         f"{guarantee * world_size} for {world_size} rank(s)"
     )
+
+
+def _samples(stream: BoundStream) -> str:
+    count = stream.samples_per_batch
+    return f", {count} samples," if count else ""
 
 
 def _check(request: m.Open) -> None:

@@ -2,66 +2,72 @@
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import os
-from collections import OrderedDict
-from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
 from headrace.errors import CursorError, PlanError
 from headrace.plans.cursor import Cursor, Seek
-from headrace.plans.data import Data
 from headrace.plans.engine import (
     BoundPlan,
     check,
     epoch_steps,
-    largest_batch,
     remaining_steps,
     seek,
     settle,
 )
 from headrace.sources import Objects, Stream
-from headrace.topology import Topology
 
-from ..assemble.layout import padded
 from ..errors import TrustError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from concurrent.futures import Executor
 
-    from headrace.plans.order import Indices
     from headrace.sources import Source
+    from headrace.topology import Topology
 
     from ..settings import Settings
     from ..source.catalog import Catalog, OpenSource
-
-_MAX_SIZES = 256
+    from .bound import BoundPlans
 
 
 class BoundStream(NamedTuple):
-    """A stream whose source is open, and a position in it."""
+    """A stream whose sources are open, and a position in it."""
 
     name: str
     """Name in the configuration; empty for a stream that the client brought."""
 
     stream: Stream
-    source: OpenSource
+    sources: Mapping[str, OpenSource]
+    """The source of the stream under an empty name, and those of parts of the plan by theirs."""
+
     bound: BoundPlan
     topology: Topology
     cursor: Cursor
+    remaining: int
+    """Steps from the position to the end of its epoch."""
+
+    steps: int
+    """Steps in the whole epoch of the position."""
 
     @property
-    def remaining(self) -> int:
-        """Steps from the position to the end of its epoch."""
-        return remaining_steps(self.bound, self.cursor, self.topology.world_size)
+    def source(self) -> OpenSource:
+        """The source of the stream."""
+        return self.sources[""]
+
+    def source_of(self, part: str) -> OpenSource:
+        """Return the source of a part of the plan."""
+        return self.sources.get(part, self.source)
 
     @property
-    def steps(self) -> int:
-        """Steps in the whole epoch of the position."""
-        if self.cursor.step == 0:
-            return epoch_steps(self.bound, self.topology.world_size, self.cursor.epoch)
-        return self.cursor.step + self.remaining
+    def blocks(self) -> tuple[str, ...]:
+        """Digests of the blocks of the data, to tell where two differ."""
+        first, *others = (source.manifest.blocks for source in self.sources.values())
+        return tuple(first) if not others else tuple(map(_combined, first, *others))
 
     @property
     def samples_per_batch(self) -> int:
@@ -75,15 +81,18 @@ class Streams:
     Args:
         settings: The configuration.
         catalog: Opens sources.
+        plans: Binds plans to what the sources have.
+        executor: Threads for that, and for resolving positions.
     """
 
-    def __init__(self, settings: Settings, catalog: Catalog) -> None:
+    def __init__(
+        self, settings: Settings, catalog: Catalog, plans: BoundPlans, executor: Executor
+    ) -> None:
         self.settings = settings
         """What is resolved from now on is resolved by them; open streams stay as they are."""
         self._catalog = catalog
-        # Slot sizes by what determines them: a scan of the epoch each, so worth keeping.
-        self._sizes: OrderedDict[tuple[object, ...], int] = OrderedDict()
-        self._sizes_lock = Lock()
+        self._plans = plans
+        self._executor = executor
 
     async def bind(
         self,
@@ -93,7 +102,7 @@ class Streams:
         *,
         progress: Callable[[int], None] = lambda found: None,
     ) -> BoundStream:
-        """Open the source of a stream and resolve a position in it.
+        """Open the sources of a stream and resolve a position in it.
 
         Args:
             wanted: A configured name, empty for the default, or a stream as a map.
@@ -103,65 +112,43 @@ class Streams:
 
         Raises:
             PlanError: If the stream, the position or the topology do not fit.
-            TrustError: If the client may not read the source.
-            SourceError: If the source cannot be listed.
+            TrustError: If the client may not read a source.
+            SourceError: If a source cannot be listed.
         """
         name, stream = self._resolve(wanted)
         where = _position(start)
         digest = where.manifest if isinstance(where, Cursor) else None
-        source = await self._catalog.open(stream.source, digest=digest, progress=progress)
-        manifest = source.manifest
-        data = Data(len(manifest), manifest.digest, {"sizes": manifest.sizes})
-        bound = BoundPlan(stream.plan, len(manifest), manifest.digest, data)
+        sources = await self._catalog.open_all(stream.sources, digest=digest, progress=progress)
+        return await asyncio.get_running_loop().run_in_executor(
+            self._executor, self._bound, name, stream, sources, topology, where
+        )
+
+    def _bound(
+        self,
+        name: str,
+        stream: Stream,
+        sources: Mapping[str, OpenSource],
+        topology: Topology,
+        where: Cursor | Seek | None,
+    ) -> BoundStream:
+        """Resolve a position; may have to look at each sample of an epoch."""
+        manifests = {part: source.manifest for part, source in sources.items()}
+        bound = self._plans.bind(stream.served_plan, manifests)
+        world_size = topology.world_size
         match where:
             case Cursor():
                 check(bound, where)
                 cursor = where
             case Seek():
-                cursor = seek(bound, where, topology.world_size)
+                cursor = seek(bound, where, world_size)
             case None:
                 cursor = bound.start()
-        cursor = settle(bound, cursor, topology.world_size)
-        return BoundStream(name, stream, source, bound, topology, cursor)
-
-    def slot_bytes(self, stream: BoundStream, epoch: int, position: int) -> int:
-        """Return the largest payload that one rank meets from a position to the end of an epoch.
-
-        Blocks: it looks at the size of every sample of the rank in that epoch.
-        """
-        bound = stream.bound
-        key = (bound.digest, bound.manifest, stream.topology, epoch, position)
-        with self._sizes_lock:
-            if key in self._sizes:
-                self._sizes.move_to_end(key)
-                return self._sizes[key]
-        sizes = stream.source.manifest.sizes
-
-        def weigh(indices: Indices) -> Any:  # noqa: ANN401 - an array of the same shape
-            return padded(sizes[indices])
-
-        cursor = msgspec.structs.replace(bound.start(), epoch=epoch, position=position)
-        largest = largest_batch(bound, cursor, stream.topology, weigh)
-        with self._sizes_lock:
-            self._sizes[key] = largest
-            while len(self._sizes) > _MAX_SIZES:
-                self._sizes.popitem(last=False)
-        return largest
-
-    def largest_slot_bytes(self, stream: BoundStream, epoch: int, position: int) -> int:
-        """Return the largest payload that any rank meets; as `slot_bytes`, which is for one."""
-        world_size = stream.topology.world_size
-        key = (stream.bound.digest, stream.bound.manifest, world_size, epoch, position)
-        with self._sizes_lock:
-            if key in self._sizes:
-                return self._sizes[key]
-        largest = max(
-            self.slot_bytes(stream._replace(topology=Topology(rank, world_size)), epoch, position)
-            for rank in range(world_size)
-        )
-        with self._sizes_lock:
-            self._sizes[key] = largest
-        return largest
+        cursor = settle(bound, cursor, world_size)
+        remaining = remaining_steps(bound, cursor, world_size)
+        steps = cursor.step + remaining
+        if cursor.step == 0:
+            steps = epoch_steps(bound, world_size, cursor.epoch)
+        return BoundStream(name, stream, sources, bound, topology, cursor, remaining, steps)
 
     def _resolve(self, wanted: str | dict[str, Any]) -> tuple[str, Stream]:
         settings = self.settings
@@ -185,12 +172,13 @@ class Streams:
 
     def _check_trust(self, stream: Stream) -> None:
         allowed = self.settings.trust.allow_sources
-        if not any(is_below(stream.source, prefix) for prefix in allowed):
-            raise TrustError(
-                f"source {stream.source.location} is not below [trust] allow_sources "
-                f"({', '.join(allowed) or 'empty'}): add it there, or open a configured stream by "
-                "name"
-            )
+        for source in stream.sources.values():
+            if not any(is_below(source, prefix) for prefix in allowed):
+                raise TrustError(
+                    f"source {source.location} is not below [trust] allow_sources "
+                    f"({', '.join(allowed) or 'empty'}): add it there, or open a configured stream "
+                    "by name"
+                )
 
 
 def is_below(source: Source, prefix: str) -> bool:
@@ -210,6 +198,10 @@ def is_below(source: Source, prefix: str) -> bool:
     else:
         location, root = source.location, allowed.location
     return location == root or location.startswith(root.rstrip("/") + "/")
+
+
+def _combined(*blocks: str) -> str:
+    return hashlib.sha256(" ".join(blocks).encode()).hexdigest()
 
 
 def _position(start: Mapping[str, Any] | None) -> Cursor | Seek | None:

@@ -13,7 +13,7 @@ from ..errors import StateFolderError
 from .local import LocalReader, list_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from concurrent.futures import Executor
 
     from headrace.manifest import Manifest
@@ -80,6 +80,37 @@ class Catalog:
         work.add_done_callback(lambda work: _release(lock, work))
         manifest = await asyncio.shield(work)
         return OpenSource(manifest, self._reader(source))
+
+    async def open_all(
+        self,
+        sources: Mapping[str, Source],
+        *,
+        digest: str | None = None,
+        progress: Callable[[int], None] = lambda found: None,
+    ) -> dict[str, OpenSource]:
+        """Return the manifests and readers of several sources that make one stream, by name.
+
+        Args:
+            sources: What to open, the main source first.
+            digest: The data that a cursor was made for: a manifest, or where there are several
+                sources all of them together; None for the current ones.
+            progress: As in `open`.
+        """
+        if len(sources) == 1:
+            ((name, source),) = sources.items()
+            return {name: await self.open(source, digest=digest, progress=progress)}
+        loop = asyncio.get_running_loop()
+        find = self._manifests.find_combined
+        wanted = {} if digest is None else await loop.run_in_executor(self._executor, find, digest)
+        found = {
+            name: await self.open(source, digest=wanted.get(name), progress=progress)
+            for name, source in sources.items()
+        }
+        digests = {name: source.manifest.digest for name, source in found.items()}
+        if digests != wanted:
+            keep = self._manifests.keep_combined
+            await loop.run_in_executor(self._executor, keep, digests)
+        return found
 
     def _reader(self, source: Source) -> Reader:
         bucket = source.bucket

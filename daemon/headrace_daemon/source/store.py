@@ -8,19 +8,25 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from contextlib import suppress
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 from weakref import WeakValueDictionary
 
 import msgspec
 
 from headrace.manifest import Manifest, written_aside
+from headrace.plans.data import combined_digest
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from headrace.sources import Source
+
+
+_DIGEST: Final = re.compile("[0-9a-f]{64}")
 
 
 class ManifestStore:
@@ -36,6 +42,7 @@ class ManifestStore:
         self.folder = root / "manifests"
         """Where the manifests are, by digest."""
         self._sources = root / "sources"
+        self._combined = root / "combined"
         # Loaded manifests that somebody still uses, and what guards them.
         self._loaded: WeakValueDictionary[str, Manifest] = WeakValueDictionary()
         self._lock = Lock()
@@ -91,6 +98,30 @@ class ManifestStore:
         with written_aside(pointer) as aside:
             aside.write(f"{json.dumps(content, indent=1)}\n".encode())
         return self.load(manifest.digest)
+
+    def keep_combined(self, digests: Mapping[str, str]) -> None:
+        """Note which manifests a stream of several sources has: a cursor names all as one.
+
+        Args:
+            digests: By name of the part, that of the main source first under an empty name.
+        """
+        path = self._combined / f"{combined_digest(digests)}.json"
+        if path.exists():
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with written_aside(path) as aside:
+            aside.write(f"{json.dumps(digests, indent=1)}\n".encode())
+
+    def find_combined(self, digest: str) -> dict[str, str]:
+        """Return what `keep_combined` noted under a digest; nothing if it never did."""
+        if not _DIGEST.fullmatch(digest):  # clients say it
+            return {}
+        try:
+            found = msgspec.json.decode((self._combined / f"{digest}.json").read_bytes())
+            known = msgspec.convert(found, dict[str, str])
+        except (OSError, ValueError):
+            return {}
+        return known if known and combined_digest(known) == digest else {}
 
     def _listed(self, source: Source) -> list[str]:
         """Return the digests that a source has had, newest first; none if that cannot be read."""

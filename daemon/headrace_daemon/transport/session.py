@@ -19,6 +19,7 @@ import msgspec
 import numpy as np
 
 from headrace.errors import FeedError, HeadraceError, LocalProtocolError, PlanError
+from headrace.plans.dictated import Dictated
 from headrace.protocol import VERSION, Connection, Role, State
 from headrace.protocol import messages as m
 from headrace.protocol.framing import MAX_PAYLOAD_BYTES
@@ -28,6 +29,7 @@ from .. import __version__
 from ..assemble.layout import lay_out
 from ..assemble.slots import Slot
 from ..errors import to_message
+from ..feed.dictated import Dictation
 from ..feed.feed import ReadyBatch
 from ..feed.planner import EpochEdge, Finish
 from ..feed.registry import check_group
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from headrace.plans.engine import PlannedBatch
     from headrace.sources import Stream
 
     from ..feed.registry import FeedRegistry, OpenFeed
@@ -117,6 +120,8 @@ class Session:
         self._connection = Connection(Role.DAEMON)
         # The feed that is being transmitted; only `_transmit` sets it back to None.
         self.entry: OpenFeed | None = None
+        # What the client says of a stream whose plan it executes; of the current feed.
+        self._dictation = Dictation()
         # Opens a feed; None while none is being opened.
         self._opening: asyncio.Task[None] | None = None
         # Requests that wait for their answer.
@@ -208,7 +213,12 @@ class Session:
                 self._is_leaving = True
             case m.Open():
                 self._is_leaving = False
-                self._opening = tasks.create_task(self._open(event), name=f"open {self.name}")
+                self._dictation = Dictation()
+                self._opening = tasks.create_task(
+                    self._open(event, self._dictation), name=f"open {self.name}"
+                )
+            case m.Indices():
+                self._dictation.take_in(event)
             case m.Status() | m.Lookup() | m.Read():
                 await self._requests.put(event)
             case _:
@@ -232,11 +242,13 @@ class Session:
 
     # ---- opening and answering ---------------------------------------------------------------
 
-    async def _open(self, request: m.Open) -> None:
+    async def _open(self, request: m.Open, dictation: Dictation) -> None:
         connection = self._connection
         refusal: HeadraceError | None = None
         try:
-            entry = await self._registry.open(request, progress=self._progress("listing"))
+            entry = await self._registry.open(
+                request, dictation=dictation, progress=self._progress("listing")
+            )
             entry.feed.on_change = self._wake.set
             self.entry = entry
             if self._is_draining:
@@ -319,7 +331,7 @@ class Session:
         stream = await self._streams.bind(
             request.stream, topology, request.start, progress=self._progress("listing")
         )
-        if request.group:
+        if request.group and not isinstance(stream.stream.plan, Dictated):
             check_group(request)
             await self._registry.admit(request, stream)
         manifest = stream.source.manifest
@@ -327,14 +339,15 @@ class Session:
         return m.Entries(
             request=request.request,
             stream=_plain(stream.stream),
-            manifest=manifest.digest,
-            blocks=tuple(manifest.blocks),
+            manifest=stream.bound.manifest,
+            blocks=stream.blocks,
             length=len(manifest),
             total_bytes=manifest.total_bytes,
             plan=stream.bound.digest,
             cursor=stream.cursor.to_state(),
             steps=stream.steps,
             remaining=stream.remaining,
+            ends=stream.bound.program.ends,
             names=tuple(manifest.names_of(indices)),
             sizes=tuple(manifest.sizes[indices].tolist()),
         )
@@ -561,14 +574,26 @@ def _opened(entry: OpenFeed) -> m.Opened:
         token=entry.token,
         stream=_plain(stream.stream),
         manifest=stream.bound.manifest,
-        blocks=tuple(stream.source.manifest.blocks),
+        blocks=stream.blocks,
         length=stream.bound.length,
         plan=stream.bound.digest,
         cursor=stream.cursor.to_state(),
         steps=stream.steps,
         slot_bytes=pool.slot_bytes,
         num_slots=pool.max_slots,
+        ends=stream.bound.program.ends,
     )
+
+
+def _has_extras(entry: OpenFeed) -> bool:
+    return entry.stream.bound.program.ends
+
+
+def _meta(planned: PlannedBatch) -> dict[str, Any]:
+    meta = dict(planned.meta)
+    if planned.origin is not None:
+        meta["part_epoch"], meta["part_step"] = planned.origin
+    return meta
 
 
 def _header(entry: OpenFeed, batch: ReadyBatch, *, seq: int) -> m.Batch:
@@ -578,7 +603,8 @@ def _header(entry: OpenFeed, batch: ReadyBatch, *, seq: int) -> m.Batch:
         epoch=planned.epoch,
         step=planned.step,
         global_step=planned.global_step,
-        stream=entry.stream.name,
+        stream=planned.stream or entry.stream.name,
+        role="extra" if planned.role and _has_extras(entry) else "main",
         n=len(batch.names),
         fields=("data",),
         ids=planned.indices.astype(_U64, copy=False).tobytes(),
@@ -586,5 +612,6 @@ def _header(entry: OpenFeed, batch: ReadyBatch, *, seq: int) -> m.Batch:
         off=batch.layout.offsets.astype(_U64, copy=False).tobytes(),
         lengths=batch.layout.lengths.astype(_U64, copy=False).tobytes(),
         flags=planned.flags.tobytes(),
+        meta=_meta(planned),
         cursor=planned.after.to_state(),
     )

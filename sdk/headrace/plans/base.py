@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Self, cast
 
 import msgspec
 
@@ -18,6 +18,9 @@ from ..errors import PlanError
 from .cut import FixedCut, Tail, Uneven
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..sources import Source
     from .composite import Plan
     from .data import Data
     from .program import Program
@@ -70,6 +73,15 @@ class Described(
     def is_local(self) -> bool:
         """Whether it holds objects of this process, and so can run nowhere else."""
         return False
+
+    @property
+    def sources(self) -> dict[str, Source]:
+        """The sources that parts of a composition have for themselves, by name of the part."""
+        return {}
+
+    def with_sources(self, change: Callable[[Source], Source]) -> Self:
+        """Return the plan with another source for each part that has its own."""
+        return self
 
     @property
     def description(self) -> str:

@@ -13,13 +13,15 @@ from .base import Slice
 from .entries import Entries
 from .flags import Flag
 from .packing import Batch, Limits, Packing
-from .program import CHUNK_ENTRIES, EpochProgram, NoStepError, Place, Share
+from .program import CHUNK_ENTRIES, EpochProgram, Largest, NoStepError, Place, Share, weighs
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from .data import Data
+    from .exact import ExactOrder
     from .order import Indices
+    from .program import Weighing
     from .spec import ByteBudget
 
 _KEPT_EPOCHS: Final = 3
@@ -37,6 +39,7 @@ class BudgetProgram(EpochProgram):
         self.plan = plan
         self.entries = Entries(plan, data.length, plan.order, seed=plan.seed, role=role)
         self._role = role
+        self._total = "bytes" if plan.max_bytes is not None else "total"
         self._weights = data.column("sizes" if plan.max_bytes is not None else plan.column)
         self._limits = Limits(
             plan.budget,
@@ -46,7 +49,7 @@ class BudgetProgram(EpochProgram):
             plan.saturation_factor,
         )
         self._check_weights()
-        self.is_constant = plan.order == "sequential"
+        self.is_constant = self.is_repeating = plan.order == "sequential"
         self._packings: OrderedDict[int, Packing] = OrderedDict()
         self._lock = Lock()
 
@@ -72,6 +75,11 @@ class BudgetProgram(EpochProgram):
     def is_heavy(self) -> bool:
         """True: the weights of the whole epoch are packed."""
         return True
+
+    @property
+    def exact_orders(self) -> tuple[ExactOrder, ...]:
+        """The order, if it is made as a whole for each epoch."""
+        return self.entries.exact_orders
 
     def prepare(self, epoch: int) -> None:
         """Pack a whole epoch, so that any place of it is reached at once; blocks."""
@@ -141,6 +149,13 @@ class BudgetProgram(EpochProgram):
 
     # ---- what steps have -----------------------------------------------------------------------
 
+    def largest(self, place: Place, rank: int, world_size: int, weigh: Weighing) -> Largest:
+        """Return the largest weight of all batches of the epoch, whoever gets them."""
+        epoch, measure = place.epoch, weighs(weigh, "")
+        found = self.packing(epoch).heaviest(lambda positions: measure(self._at(epoch, positions)))
+        left = self.remaining(place, world_size)
+        return Largest(found, self.advance(place, world_size, left))
+
     def shares(
         self, place: Place, rank: int, world_size: int, *, max_batches: int, stride: int = 1
     ) -> list[Share]:
@@ -190,7 +205,7 @@ class BudgetProgram(EpochProgram):
                 flags[first:end] |= np.uint8(Flag.PADDING | Flag.WRAPPED)
             if batch is not None and batch.is_oversized:
                 flags[first:end] |= np.uint8(Flag.OVERSIZED)
-            meta = {"total": 0 if batch is None else batch.total}
+            meta = {self._total: 0 if batch is None else batch.total}
             shares.append(
                 Share(before, after, indices[first:end], flags[first:end], meta, role=self._role)
             )

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import CursorError
-from .program import EpochProgram, Place, Program, Share
+from .program import EpochProgram, Largest, Place, Program, Share, weighs
 
 if TYPE_CHECKING:
     from .composite import Chain
     from .data import Data
+    from .exact import ExactOrder
+    from .program import Weighing
 
 
 class _State(NamedTuple):
@@ -122,6 +124,11 @@ class ChainProgram(EpochProgram):
         return max(known) if len(known) == len(found) else None
 
     @property
+    def exact_orders(self) -> tuple[ExactOrder, ...]:
+        """The orders that are made as a whole for each epoch."""
+        return tuple(order for part in self.parts for order in part.exact_orders)
+
+    @property
     def is_heavy(self) -> bool:
         """Whether a part has something to prepare."""
         return any(part.is_heavy for part in self.parts)
@@ -132,6 +139,17 @@ class ChainProgram(EpochProgram):
             part.prepare(epoch)
 
     # ---- what steps have -----------------------------------------------------------------------
+
+    def largest(self, place: Place, rank: int, world_size: int, weigh: Weighing) -> Largest:
+        """Return the largest weight of all parts up to the end of the epoch."""
+        weight = 0
+        parts = zip(self.names, self.parts, self._state(place).parts, strict=True)
+        for name, part, at in parts:
+            if at is not None and part.has_steps(at, world_size):
+                measure = weighs(weigh, name)
+                weight = max(weight, part.largest(at, rank, world_size, measure).weight)
+        left = self.remaining(place, world_size)
+        return Largest(weight, self.advance(place, world_size, left))
 
     def shares(
         self, place: Place, rank: int, world_size: int, *, max_batches: int, stride: int = 1

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar, cast
 
 import msgspec
 
@@ -17,10 +17,13 @@ from .scaled import MultiScale, VariableBatch, VideoVariable
 from .spec import ByteBudget, Sequential, ShardShuffled, Shuffled
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from ..sources import Source
     from .data import Data
     from .program import Program
 
-__all__ = ["Chain", "Every", "Interleaved", "Limits", "Link", "Plan", "SinglePlan"]
+__all__ = ["Chain", "Every", "Interleaved", "Limits", "Link", "Plan", "SinglePlan", "parts_of"]
 
 if TYPE_CHECKING:
     # One that holds a sampler of this process is taken too, but never read from a map.
@@ -106,6 +109,25 @@ class Chain(Described, frozen=True, kw_only=True, tag="Chain"):
     def is_local(self) -> bool:
         """Whether a part holds objects of this process."""
         return any(link.plan.is_local for link in self.links.values())
+
+    @property
+    def sources(self) -> dict[str, Source]:
+        """The sources of links that have their own, by name."""
+        return _sources(self.links)
+
+    def over(self, sources: Mapping[str, Source]) -> Self:
+        """Return the chain with a source of its own for each link that is named.
+
+        Raises:
+            PlanError: If there is no link of a name.
+        """
+        links = cast("dict[str, Link | SinglePlan]", _over(self.links, sources))
+        return msgspec.structs.replace(self, plans=links)
+
+    def with_sources(self, change: Callable[[Source], Source]) -> Self:
+        """Return the chain with another source for each link that has its own."""
+        links = cast("dict[str, Link | SinglePlan]", _with_sources(self.links, change))
+        return msgspec.structs.replace(self, plans=links)
 
     def program(self, data: Data, *, role: int = 0) -> Program:
         """Return what executes this plan over some data."""
@@ -249,6 +271,24 @@ class Interleaved(Described, frozen=True, kw_only=True, tag="Interleaved"):
         """Whether a part holds objects of this process."""
         return self.train.is_local or any(every.plan.is_local for every in self.extras.values())
 
+    @property
+    def sources(self) -> dict[str, Source]:
+        """The sources of extras, and of links of a main chain, that have their own, by name."""
+        return self.train.sources | _sources(self.extras)
+
+    def over(self, sources: Mapping[str, Source]) -> Self:
+        """Return the plan with a source of its own for each extra that is named.
+
+        Raises:
+            PlanError: If there is no extra of a name.
+        """
+        return msgspec.structs.replace(self, extras=_over(self.extras, sources))
+
+    def with_sources(self, change: Callable[[Source], Source]) -> Self:
+        """Return the plan with another source for each part that has its own."""
+        extras = _with_sources(self.extras, change)
+        return msgspec.structs.replace(self, train=self.train.with_sources(change), extras=extras)
+
     def program(self, data: Data, *, role: int = 0) -> Program:
         """Return what executes this plan over some data."""
         from .interleave import InterleavedProgram
@@ -258,6 +298,15 @@ class Interleaved(Described, frozen=True, kw_only=True, tag="Interleaved"):
 
 Plan = SinglePlan | Chain | Interleaved
 """All plans that travel over the wire and stand in a configuration, told apart by ``type``."""
+
+
+def parts_of(plan: object) -> tuple[str, ...]:
+    """Return the names of the streams that a plan makes, the main one first; none for a single."""
+    if isinstance(plan, Chain):
+        return tuple(plan.plans)
+    if isinstance(plan, Interleaved):
+        return (*(parts_of(plan.train) or ("train",)), *plan.extras)
+    return ()
 
 
 def _check_single(name: str, plan: object) -> None:
@@ -274,6 +323,35 @@ def _check_names(field: str, plans: object) -> None:
     for name in plans:
         if not isinstance(name, str) or not 1 <= len(name.encode()) <= 64:
             raise PlanError(f"{field} name {name!r} is out of range: it must have 1..64 bytes")
+
+
+_Part = TypeVar("_Part", Link, Every)
+
+
+def _sources(parts: dict[str, _Part]) -> dict[str, Source]:
+    return {name: part.source for name, part in parts.items() if part.source is not None}
+
+
+def _over(parts: dict[str, _Part], sources: Mapping[str, Source]) -> dict[str, _Part]:
+    for name in sources:
+        if name not in parts:
+            raise PlanError(
+                f"sources[{name!r}]: the plan has no part of that name; its parts: "
+                f"{', '.join(parts) or 'none'}"
+            )
+    return {
+        name: msgspec.structs.replace(part, source=sources.get(name, part.source))
+        for name, part in parts.items()
+    }
+
+
+def _with_sources(parts: dict[str, _Part], change: Callable[[Source], Source]) -> dict[str, _Part]:
+    return {
+        name: part
+        if part.source is None
+        else msgspec.structs.replace(part, source=change(part.source))
+        for name, part in parts.items()
+    }
 
 
 def _source(source: object) -> object:

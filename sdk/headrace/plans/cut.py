@@ -8,10 +8,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Final, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol
+
+import numpy as np
 
 from ..checks import check_choice, check_integer
 from ..errors import PlanError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 Tail = Literal["short", "drop", "wrap", "wrap-once"]
 TAILS: Final = ("short", "drop", "wrap", "wrap-once")
@@ -40,6 +45,10 @@ class Sizes(Protocol):
         """Return the size of one step."""
         ...
 
+    def many(self, epoch: int, step: int, count: int) -> NDArray[np.int64]:
+        """Return the sizes of `count` steps from `step` on, i64[count]."""
+        ...
+
     def total(self, epoch: int, step: int, count: int) -> int:
         """Return the sum of the sizes of `count` steps from `step` on."""
         ...
@@ -66,6 +75,10 @@ class Constant(NamedTuple):
     def at(self, epoch: int, step: int) -> int:
         """Return the size."""
         return self.size
+
+    def many(self, epoch: int, step: int, count: int) -> NDArray[np.int64]:
+        """Return the size, over and over."""
+        return np.full(count, self.size, dtype=np.int64)
 
     def total(self, epoch: int, step: int, count: int) -> int:
         """Return the size times `count`."""

@@ -60,7 +60,8 @@ class Data:
         if not self.digest:
             object.__setattr__(self, "digest", self._own_digest())
         if self.parts:
-            object.__setattr__(self, "digest", self._combined_digest())
+            parts = {name: part.digest for name, part in self.parts.items()}
+            object.__setattr__(self, "digest", combined_digest({"": self.digest, **parts}))
 
     @classmethod
     def of(cls, value: int | Any | Data | Mapping[str, Any]) -> Data:  # noqa: ANN401 - any array
@@ -115,8 +116,15 @@ class Data:
             whole.update(name.encode() + b"\0" + column.dtype.str.encode() + column.data)
         return whole.hexdigest()
 
-    def _combined_digest(self) -> str:
-        whole = hashlib.sha256(b"headrace.data.parts.v1" + self.digest.encode())
-        for name, part in self.parts.items():
-            whole.update(name.encode() + b"\0" + part.digest.encode())
-        return whole.hexdigest()
+
+def combined_digest(digests: Mapping[str, str]) -> str:
+    """Return the digest of several sources together.
+
+    Args:
+        digests: Of each by name of the part; that of the whole first, whatever its name.
+    """
+    (_, first), *parts = digests.items()
+    whole = hashlib.sha256(b"headrace.data.parts.v1" + first.encode())
+    for name, digest in parts:
+        whole.update(name.encode() + b"\0" + digest.encode())
+    return whole.hexdigest()

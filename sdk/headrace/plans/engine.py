@@ -8,11 +8,8 @@ daemon's lookahead, the command line, a native sampler) asks here, so that they 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import CursorError, ManifestMismatchError, PlanError
 from ..topology import Topology
@@ -23,16 +20,21 @@ from .flat import FlatProgram
 from .program import Place
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy as np
     from numpy.typing import NDArray
 
-    from .composite import Plan
+    from .base import Described
     from .cut import FixedCut
+    from .from_sampler import FromSampler
     from .order import Indices, Order
-    from .program import Program, Share
+    from .program import Program, Share, Weighing
 
 __all__ = [
     "BoundPlan",
     "Flag",
+    "Largest",
     "PlannedBatch",
     "advance",
     "check",
@@ -47,15 +49,18 @@ __all__ = [
     "settle",
 ]
 
-_SCAN_ENTRIES: Final = 1 << 16
-"""Entries that `largest_batch` holds at a time: 512 KiB per array of them, which stays in the
-processor's cache; with 2 MiB per array the scan takes twice as long."""
 
-_SCAN_BATCHES: Final = 4096
-"""Batches that `largest_batch` plans at a time where they differ in size."""
+class Largest(NamedTuple):
+    """What `largest_batch` finds."""
 
-Weigh = Callable[["Indices"], "NDArray[np.int64]"]
-"""Maps sample indices u64[…] to their weights (bytes, say), i64 of the same shape."""
+    weight: int
+    """Weight of the largest batch."""
+
+    segment: int
+    """The segment that was searched."""
+
+    after: Cursor
+    """Where the next segment begins, or the run ends."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,13 +98,16 @@ class PlannedBatch:
     origin: tuple[int, int] | None = None
     """Epoch and step within the part, where `epoch` and `step` count those of the whole."""
 
+    segment: int = 0
+    """The stretch of the run that it belongs to (see `Program.segment`)."""
+
     @property
     def is_last_of_epoch(self) -> bool:
         """True when the next batch belongs to another epoch."""
         return self.after.epoch != self.epoch
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class BoundPlan:
     """A plan, and the data it is executed over.
 
@@ -107,7 +115,7 @@ class BoundPlan:
         PlanError: If there is no data, or the plan does not fit it.
     """
 
-    plan: Plan
+    plan: Described
     length: int
     """Samples in the manifest."""
 
@@ -137,7 +145,7 @@ class BoundPlan:
         object.__setattr__(self, "description", self.plan.description)
 
     @classmethod
-    def to(cls, plan: Plan, data: Data, *, allow_empty: bool = False) -> BoundPlan:
+    def to(cls, plan: Described, data: Data, *, allow_empty: bool = False) -> BoundPlan:
         """Return a plan over data that describes itself."""
         return cls(plan, data.length, data.digest, data, allow_empty)
 
@@ -191,7 +199,7 @@ def check(bound: BoundPlan, cursor: Cursor) -> None:
     bound.program.check(_place(cursor))
 
 
-def check_plan(plan: Plan, cursor: Cursor) -> None:
+def check_plan(plan: Described | FromSampler, cursor: Cursor) -> None:
     """Refuse a cursor that was made by another plan.
 
     Raises:
@@ -334,41 +342,24 @@ def advance(bound: BoundPlan, cursor: Cursor, world_size: int, steps: int) -> Cu
     return bound.cursor(bound.program.advance(_place(cursor), world_size, steps), world_size)
 
 
-def largest_batch(
-    bound: BoundPlan,
-    cursor: Cursor,
-    topology: Topology,
-    weigh: Weigh | Mapping[str, Weigh],
-) -> int:
-    """Return the largest batch weight that one rank meets from a cursor to the end of its epoch.
+def largest_batch(bound: BoundPlan, cursor: Cursor, topology: Topology, weigh: Weighing) -> Largest:
+    """Return the largest batch weight that one rank meets from a cursor to the end of its segment.
 
-    Enumerates the order in chunks: O(1) memory, O(entries of the rank) time; not for an event
-    loop.
+    A segment is an epoch, or one of the main plan.  An upper bound, exact for most plans.
+    Enumerates the order in chunks: O(1) memory, O(entries of the rank) time; not for an event loop.
 
     Args:
         bound: What is executed.
         cursor: Where to begin.
         topology: Which rank of how many.
-        weigh: Maps sample indices u64[…] to their weights (bytes, say), i64 of the same shape; for
-            compositions, a map of these by name of the part, if the parts have data of their own.
+        weigh: Maps sample indices u64[m] to their weights (bytes, say), i64[m]; for compositions it
+            may be a map of these by name of the part.
     """
     rank, world_size = topology.rank, topology.world_size
     program = bound.program
     place = program.settle(_place(cursor), world_size)
-    epoch, largest = place.epoch, 0
-    if isinstance(program, FlatProgram) and callable(weigh):
-        largest, place = program.largest(place, rank, world_size, weigh, scan_entries=_SCAN_ENTRIES)
-    while place.epoch == epoch and not program.is_finished(place):
-        shares = program.shares(place, rank, world_size, max_batches=_SCAN_BATCHES)
-        place = shares[-1].after
-        for stream in {share.stream for share in shares}:
-            measure = weigh if callable(weigh) else weigh[stream]
-            found = [s.indices for s in shares if s.stream == stream and len(s.indices)]
-            if found:
-                first = np.cumsum([0, *map(len, found[:-1])])
-                weights = np.add.reduceat(measure(np.concatenate(found)), first)
-                largest = max(largest, int(weights.max()))
-    return largest
+    weight, after = program.largest(place, rank, world_size, weigh)
+    return Largest(weight, program.segment(place), bound.cursor(after, world_size))
 
 
 def _place(cursor: Cursor) -> Place:
@@ -392,4 +383,5 @@ def _planned(bound: BoundPlan, share: Share, topology: Topology) -> PlannedBatch
         stream=share.stream,
         role=share.role,
         origin=share.origin,
+        segment=bound.program.segment(before),
     )

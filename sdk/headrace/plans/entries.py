@@ -13,13 +13,13 @@ import numpy as np
 
 from ..errors import PlanError
 from .base import Slice
-from .exact import ExactOrder, python_order, torch_continued_order, torch_order
+from .exact import ExactOrder
 from .order import KeyedOrder, SequentialOrder
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from .base import Ordered
+    from .base import Ordered, OrderName
     from .order import Indices, Order
 
 
@@ -42,7 +42,7 @@ class Entries:
         self,
         options: Ordered,
         data_length: int,
-        name: str,
+        name: OrderName,
         *,
         seed: int = 0,
         role: int = 0,
@@ -88,13 +88,17 @@ class Entries:
     @property
     def is_heavy(self) -> bool:
         """Whether an epoch of the order is made as a whole."""
-        return isinstance(self.orders[0], ExactOrder)
+        return bool(self.exact_orders)
+
+    @property
+    def exact_orders(self) -> tuple[ExactOrder, ...]:
+        """The orders that are made as a whole for each epoch."""
+        return tuple(order for order in self.orders if isinstance(order, ExactOrder))
 
     def prepare(self, epoch: int) -> None:
         """Make the order of an epoch, if it is made as a whole; blocks."""
-        for order in self.orders:
-            if isinstance(order, ExactOrder):
-                order.permutation(epoch)
+        for order in self.exact_orders:
+            order.permutation(epoch)
 
     def at(
         self, epoch: int, lane: int, positions: Indices
@@ -138,7 +142,7 @@ class Entries:
         return slots % np.uint64(self.num_samples), padding | beyond
 
 
-def make_order(name: str, length: int, seed: int, *, role: int = 0, lane: int = 0) -> Order:
+def make_order(name: OrderName, length: int, seed: int, *, role: int = 0, lane: int = 0) -> Order:
     """Return an order by its name.
 
     Raises:
@@ -148,12 +152,7 @@ def make_order(name: str, length: int, seed: int, *, role: int = 0, lane: int = 
         return SequentialOrder(length)
     if name == "keyed":
         return KeyedOrder(length, seed, role=role, repeat=lane)
-    makers = {
-        "torch": torch_order,
-        "torch-continued": torch_continued_order,
-        "python": python_order,
-    }
-    return makers[name](length, seed)
+    return ExactOrder.of(name, length, seed)
 
 
 class _Chosen(NamedTuple):

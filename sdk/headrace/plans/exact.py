@@ -10,8 +10,9 @@ from __future__ import annotations
 import random
 from array import array
 from collections import OrderedDict
+from concurrent.futures import Future
 from threading import Lock
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Self
 
 import numpy as np
 
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from .order import Indices
+
+Kind = Literal["torch", "torch-continued", "python"]
+"""``"torch"``: a torch generator that is seeded with seed + epoch; ``"torch-continued"``: one that
+is seeded once and goes on from epoch to epoch; ``"python"``: ``random.Random(seed + epoch)``."""
 
 MAX_EXACT: Final = 1 << 25
 """Samples that an exact permutation has at most: 128 MiB and some ten seconds for each epoch."""
@@ -90,30 +95,68 @@ def python_permutation(length: int, generator: random.Random) -> NDArray[np.uint
     return np.array(permutation, dtype=np.uint32)
 
 
+class Made(NamedTuple):
+    """The order of one epoch, made as a whole."""
+
+    permutation: NDArray[np.uint32]
+    """u32[n]."""
+
+    state: Any = None
+    """What ``getstate()`` of Python's generator returns after the shuffle; None for other kinds."""
+
+
+class Recipe(NamedTuple):
+    """How the order of an epoch is made, as plain data: it can be made in another process."""
+
+    kind: Kind
+    length: int
+    seed: int
+
+    def make(self, epoch: int) -> Made:
+        """Make the order of an epoch; takes 0.3 us for each sample."""
+        if self.kind == "torch":
+            return Made(torch_permutation(self.length, self.seed + epoch))
+        if self.kind == "torch-continued":
+            return Made(torch_permutation(self.length, self.seed, skip=epoch))
+        generator = python_generator(self.seed + epoch)
+        permutation = python_permutation(self.length, generator)
+        return Made(permutation, generator.getstate())
+
+
 class ExactOrder:
-    """A permutation that is made as a whole for each epoch.
+    """A permutation that is made as a whole for each epoch; safe for threads.
 
     Args:
         length: Number of samples.
-        make: Maps an epoch to its permutation, u32[n].
         name: What it is called in errors.
+        make: Makes the order of an epoch.
 
     Raises:
         PlanError: If there are more samples than `MAX_EXACT`.
     """
 
-    __slots__ = ("_epochs", "_lock", "_make", "length")
-
-    def __init__(self, length: int, make: Callable[[int], NDArray[np.uint32]], name: str) -> None:
+    def __init__(self, length: int, name: str, make: Callable[[int], Made]) -> None:
         if length > MAX_EXACT:
             raise PlanError(
                 f"order={name!r} is made as a whole for each epoch and is limited to {MAX_EXACT} "
                 f"samples, the data has {length}: use order='keyed', which is computed"
             )
         self.length = length
-        self._make = make
-        self._epochs: OrderedDict[int, NDArray[np.uint32]] = OrderedDict()
+        self.make = make
+        """May be replaced by something that makes the same in another process."""
+        self.recipe: Recipe | None = None
+        """What `make` does, where that can be said."""
+        # The last epochs, those that are being made included.
+        self._epochs: OrderedDict[int, Future[Made]] = OrderedDict()
         self._lock = Lock()
+
+    @classmethod
+    def of(cls, kind: Kind, length: int, seed: int) -> Self:
+        """Return the order of a recipe."""
+        recipe = Recipe(kind, length, seed)
+        order = cls(length, kind, recipe.make)
+        order.recipe = recipe
+        return order
 
     def at(self, epoch: int, positions: Indices) -> Indices:
         """Return the sample indices at some positions of an epoch (see `Order.at`)."""
@@ -121,29 +164,27 @@ class ExactOrder:
 
     def permutation(self, epoch: int) -> NDArray[np.uint32]:
         """Return the permutation of an epoch; blocks for a while the first time."""
+        return self.made(epoch).permutation
+
+    def made(self, epoch: int) -> Made:
+        """Return the order of an epoch; of several who ask for it, one makes it."""
         with self._lock:
             found = self._epochs.get(epoch)
-            if found is None:
-                found = self._epochs[epoch] = self._make(epoch)
+            if found is not None:
+                self._epochs.move_to_end(epoch)
+            else:
+                mine = self._epochs[epoch] = Future()
                 while len(self._epochs) > _KEPT_EPOCHS:
                     self._epochs.popitem(last=False)
-            return found
-
-
-def torch_order(length: int, seed: int) -> ExactOrder:
-    """Return the order of a torch generator that is seeded with ``seed + epoch``."""
-    return ExactOrder(length, lambda epoch: torch_permutation(length, seed + epoch), "torch")
-
-
-def torch_continued_order(length: int, seed: int) -> ExactOrder:
-    """Return the order of a torch generator that is seeded once and goes on."""
-    return ExactOrder(
-        length, lambda epoch: torch_permutation(length, seed, skip=epoch), "torch-continued"
-    )
-
-
-def python_order(length: int, seed: int) -> ExactOrder:
-    """Return the order of ``random.Random(seed + epoch)``."""
-    return ExactOrder(
-        length, lambda epoch: python_permutation(length, python_generator(seed + epoch)), "python"
-    )
+        if found is not None:
+            return found.result()
+        try:
+            made = self.make(epoch)
+        except BaseException as error:
+            with self._lock:
+                if self._epochs.get(epoch) is mine:
+                    del self._epochs[epoch]
+            mine.set_exception(error)
+            raise
+        mine.set_result(made)
+        return made

@@ -8,7 +8,6 @@ not move the checkpoint.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
@@ -18,13 +17,12 @@ import numpy as np
 from ..checks import check_flag, check_integer
 from ..errors import CursorError, ManifestMismatchError, PlanError
 from .base import FixedBatches
-from .cursor import Cursor
-from .exact import ExactOrder
+from .cursor import Cursor, Seek
+from .engine import PlannedBatch
+from .exact import ExactOrder, Made
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-
-    from numpy.typing import NDArray
 
     from ..topology import Topology
     from .data import Data
@@ -77,7 +75,7 @@ class Drawn(FixedBatches, frozen=True, kw_only=True, tag="Drawn"):
 
         length = len(self.sampler)
 
-        def draw(epoch: int) -> NDArray[np.uint32]:
+        def draw(epoch: int) -> Made:
             set_epoch = _method(self.sampler, "set_epoch")
             if set_epoch is not None:
                 set_epoch(epoch)
@@ -87,29 +85,11 @@ class Drawn(FixedBatches, frozen=True, kw_only=True, tag="Drawn"):
                 raise PlanError(
                     f"{self!r} yields {len(drawn)} indices in epoch {epoch}, its length is {length}"
                 )
-            return drawn.astype(np.uint32)
+            return Made(drawn.astype(np.uint32))
 
-        entries = Entries(self, length, "drawn", order=ExactOrder(length, draw, "drawn"))
+        order = ExactOrder(length, "drawn", draw)
+        entries = Entries(self, length, "sequential", order=order)
         return FlatProgram(self, entries, Constant, is_constant=True, role=role)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DrawnBatch:
-    """One batch of a sampler, and where the stream stands after it."""
-
-    epoch: int
-    step: int
-    global_step: int
-    indices: Indices
-    """u64[n] sample indices."""
-
-    after: Cursor
-    """The cursor that follows this batch; it belongs to this rank alone."""
-
-    @property
-    def is_last_of_epoch(self) -> bool:
-        """True when the next batch belongs to another epoch."""
-        return self.after.epoch != self.epoch
 
 
 class FromSampler:
@@ -166,13 +146,42 @@ class FromSampler:
     @property
     def digest(self) -> str:
         """SHA-256 of the canonical JSON of name, batch size and drop_last, in hex."""
+        return hashlib.sha256(self.description.encode()).hexdigest()
+
+    @property
+    def description(self) -> str:
+        """What the digest covers, as JSON."""
         facts = {
             "type": "FromSampler",
             "name": self.name,
             "batch_size": self.batch_size,
             "drop_last": self.drop_last,
         }
-        return hashlib.sha256(msgspec.json.encode(facts, order="sorted")).hexdigest()
+        return msgspec.json.encode(facts, order="sorted").decode()
+
+    @property
+    def steps(self) -> int | None:
+        """Batches of an epoch as the sampler says it; None if it has no length."""
+        try:
+            length = len(self.sampler)  # type: ignore[arg-type]
+        except TypeError:
+            return None
+        if self.batch_size is None:
+            return length
+        return length // self.batch_size if self.drop_last else -(-length // self.batch_size)
+
+    def seek(self, manifest: str, topology: Topology, where: Seek) -> Cursor:
+        """Return the cursor of a place.
+
+        Raises:
+            CursorError: If it is not the start of an epoch.
+        """
+        if where.epoch is None:
+            raise CursorError(
+                f"{self!r} can only be sought to the start of an epoch: use seek(epoch=…), or load "
+                "the state that was taken there"
+            )
+        return self.start(manifest, topology, epoch=where.epoch)
 
     def start(self, manifest: str, topology: Topology, *, epoch: int = 0) -> Cursor:
         """Return the cursor before the first batch of an epoch of a fresh sampler."""
@@ -211,6 +220,8 @@ class SamplerRun:
         # The next batch, drawn already because only then it is known that the one before was not
         # the last of its epoch; with the state of the sampler after it.
         self._ahead: tuple[Indices, Any] | None = None
+        # What the sampler raised when the next batch was drawn ahead; raised when it is due.
+        self._failure: Exception | None = None
         self._resume(cursor)
 
     @property
@@ -218,22 +229,27 @@ class SamplerRun:
         """Where the next batch stands."""
         return self._cursor
 
-    def draw(self, max_batches: int) -> list[DrawnBatch]:
+    def draw(self, max_batches: int) -> list[PlannedBatch]:
         """Return the next window: at most so many batches, all of one epoch.
 
         Raises:
             PlanError: If the sampler yields something else than indices of samples, or an epoch
                 without a batch.
         """
+        if self._failure is not None:
+            raise self._failure
         if self._ahead is None:
             self._begin_epoch()
-        window: list[DrawnBatch] = []
+        window: list[PlannedBatch] = []
         while self._ahead is not None and len(window) < max_batches:
             assert self._drawing is not None
             indices, state = self._ahead
             before = self._cursor
-            self._ahead = next(self._drawing, None)
-            is_last = self._ahead is None
+            try:
+                self._ahead = next(self._drawing, None)
+            except Exception as error:  # noqa: BLE001 - what was drawn before is right
+                self._ahead, self._failure = None, error
+            is_last = self._ahead is None and self._failure is None
             self._cursor = msgspec.structs.replace(
                 before,
                 epoch=before.epoch + 1 if is_last else before.epoch,
@@ -244,11 +260,14 @@ class SamplerRun:
                 child={"rank": self._topology.rank, "state": self._state() if is_last else state},
             )
             window.append(
-                DrawnBatch(
+                PlannedBatch(
                     epoch=before.epoch,
                     step=before.step,
                     global_step=before.update,
+                    rank=self._topology.rank,
+                    world_size=self._topology.world_size,
                     indices=indices,
+                    flags=np.zeros(len(indices), dtype=np.uint8),
                     after=self._cursor,
                 )
             )

@@ -7,15 +7,17 @@ a live object: so any place can be reached, counted and continued.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ..errors import CursorError
-from .program import CHUNK_ENTRIES, Place, Program, Share
+from .program import CHUNK_ENTRIES, EpochProgram, Largest, Place, Program, Share, weighs
 
 if TYPE_CHECKING:
     from .composite import Every, Interleaved
     from .cursor import Seek
     from .data import Data
+    from .exact import ExactOrder
+    from .program import Weighing
 
 
 _EXTRA_ROLES: Final = 256
@@ -59,7 +61,7 @@ class _Run(NamedTuple):
 class InterleavedProgram(Program):
     """Runs until its limits, in one pass; then the epoch of its places is 1."""
 
-    ends: ClassVar[bool] = True
+    ends = True
 
     def __init__(self, plan: Interleaved, data: Data) -> None:
         self.plan = plan
@@ -147,6 +149,21 @@ class InterleavedProgram(Program):
         if run.phase is not None:
             self.extras[run.phase[0]].program.check(run.phase[1])
 
+    def segment(self, place: Place) -> int:
+        """Return the epoch of the main program, or that of the edge whose extras are running."""
+        child = place.child
+        if child is None:
+            return 0
+        epoch, step = child["main"][:2]
+        is_edge = "extra" in child and step == 0 and epoch > 0
+        return int(epoch) - is_edge
+
+    @property
+    def exact_orders(self) -> tuple[ExactOrder, ...]:
+        """The orders that are made as a whole for each epoch."""
+        programs = (self.main, *(extra.program for extra in self.extras))
+        return tuple(order for program in programs for order in program.exact_orders)
+
     def batch_samples(self, world_size: int) -> int | None:
         """Return the samples of the largest batch of a rank."""
         programs = (self.main, *(extra.program for extra in self.extras))
@@ -166,6 +183,24 @@ class InterleavedProgram(Program):
             extra.program.prepare(0 if extra.every.same_order else epoch)
 
     # ---- what steps have -----------------------------------------------------------------------
+
+    def largest(self, place: Place, rank: int, world_size: int, weigh: Weighing) -> Largest:
+        """Return the largest weight of an epoch of the main program, and of the extras in it."""
+        run, segment, weight = self._run(place), self.segment(place), 0
+        end = self._walk(run, world_size, epoch=segment + 1)
+        if run.main.epoch == segment and self.main.has_steps(run.main, world_size):
+            measure = weigh if self.main.streams else weighs(weigh, "train")
+            weight = self.main.largest(run.main, rank, world_size, measure).weight
+        for extra, first, last in zip(self.extras, run.runs, end.runs, strict=True):
+            program = extra.program
+            is_same = isinstance(program, EpochProgram) and program.is_repeating
+            runs = range(1) if is_same or extra.every.same_order else range(first, last)
+            for epoch in runs if last > first else ():
+                if program.steps(epoch, world_size):
+                    measure = weighs(weigh, extra.name)
+                    found = program.largest(Place(epoch), rank, world_size, measure)
+                    weight = max(weight, found.weight)
+        return Largest(weight, self._place(end))
 
     def shares(
         self, place: Place, rank: int, world_size: int, *, max_batches: int, stride: int = 1

@@ -344,6 +344,28 @@ class Packing:
                 found.append(batch)
         return found
 
+    def heaviest(self, weigh: Callable[[Indices], NDArray[np.int64]]) -> int:
+        """Return the largest batch of the epoch by another weight; packs all of it.
+
+        Args:
+            weigh: Maps positions of the order, u64[m], to weights, i64[m].
+        """
+        scan = Scan(self, 0, keeps=False)
+        largest = carried = 0
+        while not scan.is_done:
+            found = scan.chunk(SCAN_ENTRIES)
+            scan.open_batch(found)
+            sums = np.zeros(len(found.positions) + 1, dtype=np.int64)
+            np.cumsum(weigh(found.positions), out=sums[1:])
+            if found.ends:
+                closed = sums[found.ends] - sums[found.starts]
+                closed[0] += carried
+                largest, carried = max(largest, int(closed.max())), -int(sums[found.ends[-1]])
+            carried += int(sums[-1])
+            if len(found.oversized):
+                largest = max(largest, int(weigh(found.oversized).max()))
+        return max(largest, carried) if scan.has_last else largest
+
     def samples_before(self, number: int) -> int:
         """Return the samples of the batches before one."""
         with self._lock:

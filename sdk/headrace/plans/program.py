@@ -8,22 +8,30 @@ be computed again; no method has an effect.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import numpy as np
 
 from ..errors import CursorError, PlanError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from .cursor import Seek
+    from .exact import ExactOrder
     from .order import Indices
+
+    Weigh = Callable[[Indices], NDArray[np.int64]]
+    Weighing = Weigh | Mapping[str, Weigh]
 
 CHUNK_ENTRIES: Final = 8192
 """Entries that a program orders in one go: enough to spread numpy's cost per call (0.2 ms for a
 keyed order) over many batches, few enough to stay below a millisecond."""
+
+_SCAN_BATCHES: Final = 4096
+"""Batches that `Program.largest` plans at a time where they differ in size."""
 
 _EMPTY_EPOCHS: Final = 100
 """Epochs without a step that are passed over before that is an error."""
@@ -61,10 +69,25 @@ class Share(NamedTuple):
     """Epoch and step within the stream of that name, where they are not those of `before`."""
 
 
+class Largest(NamedTuple):
+    """What `Program.largest` finds."""
+
+    weight: int
+    """Weight of the largest step; 0 if there is none."""
+
+    after: Place
+    """Where the next segment begins, or the run ends."""
+
+
+def weighs(weigh: Weighing, name: str) -> Weigh:
+    """Return what weighs the samples of a part."""
+    return weigh if callable(weigh) else weigh[name]
+
+
 class Program(ABC):
     """What executes a plan over data."""
 
-    ends: ClassVar[bool] = False
+    ends: bool = False
     """True if the whole run is one pass that ends."""
 
     def start(self) -> Place:
@@ -145,9 +168,47 @@ class Program(ABC):
         """Whether `prepare` has something to compute."""
         return False
 
+    @property
+    def exact_orders(self) -> tuple[ExactOrder, ...]:
+        """The orders that are made as a whole for each epoch."""
+        return ()
+
+    def largest(self, place: Place, rank: int, world_size: int, weigh: Weighing) -> Largest:
+        """Return the largest weight of the steps of one rank up to the end of a segment.
+
+        An upper bound, and exact where that takes no longer.  Enumerates the order in chunks: O(1)
+        memory, O(entries of the rank) time.
+
+        Args:
+            place: A settled place.
+            rank: Rank.
+            world_size: Number of ranks.
+            weigh: Maps sample indices u64[m] to their weights, i64[m]; for a composition it may be
+                a map of these by name of the part.
+        """
+        segment, largest = self.segment(place), 0
+        measure = weighs(weigh, "")
+        while self.segment(place) == segment and not self.is_finished(place):
+            shares = self.shares(place, rank, world_size, max_batches=_SCAN_BATCHES)
+            place = shares[-1].after
+            found = [share.indices for share in shares if len(share.indices)]
+            if found:
+                first = np.cumsum([0, *map(len, found[:-1])])
+                weights = np.add.reduceat(measure(np.concatenate(found)), first)
+                largest = max(largest, int(weights.max()))
+        return Largest(largest, place)
+
     def is_finished(self, place: Place) -> bool:
         """Return whether a settled place is the end of the run."""
         return False
+
+    def segment(self, place: Place) -> int:
+        """Return the number of the stretch of the run that a place lies in; it never decreases.
+
+        What has to be known ahead for each step (the largest batch, orders made as a whole) is
+        found for one segment at a time.  It is the epoch, or that of the main plan.
+        """
+        return place.epoch
 
     def batch_samples(self, world_size: int) -> int | None:
         """Return the samples of the largest batch of a rank; None where only the data says it."""
@@ -164,6 +225,9 @@ class EpochProgram(Program):
 
     is_constant: bool = False
     """True if all epochs have the same steps and samples."""
+
+    is_repeating: bool = False
+    """True if all epochs have the same samples in the same steps."""
 
     def find_sample(self, epoch: int, sample: int, world_size: int) -> tuple[int, int, int]:
         """Return the step of an epoch that holds a sample, counted from the start of the epoch.

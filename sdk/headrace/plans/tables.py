@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 import numpy as np
 
-from .exact import below, python_generator, python_permutation
+from .exact import ExactOrder, below, python_generator
 from .order import mix
 from .scaled import MultiScale, Scales, VariableBatch, VideoVariable
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from .order import Order
     from .scaled import Growth, ScaledBatches
 
 SCALE_LABEL: Final = b"headrace.scale.v1"
@@ -205,13 +206,13 @@ class ReplayChooser:
 
     Args:
         seed: Seed of the plan; the generator is seeded with ``seed + epoch``.
-        num_shuffled: Entries that were shuffled before the first choice; 0 for none.
+        order: The shuffle that the generator made before the first choice; None for none.
         clips: Range of the clips that are drawn before each row; None for none.
     """
 
-    def __init__(self, seed: int, num_shuffled: int, clips: tuple[int, int] | None) -> None:
+    def __init__(self, seed: int, order: ExactOrder | None, clips: tuple[int, int] | None) -> None:
         self._seed = seed
-        self._num_shuffled = num_shuffled
+        self._order = order
         self._clips = clips
         # By epoch and rows: the generator, and the blocks that it has drawn so far.
         self._drawn: OrderedDict[tuple[int, int], tuple[random.Random, list[Any]]] = OrderedDict()
@@ -225,8 +226,8 @@ class ReplayChooser:
             key = (epoch, num_rows)
             if key not in self._drawn:
                 generator = python_generator(self._seed + epoch)
-                if self._num_shuffled:
-                    python_permutation(self._num_shuffled, generator)
+                if self._order is not None:
+                    generator.setstate(self._order.made(epoch).state)
                 self._drawn[key] = (generator, [])
                 while len(self._drawn) > _KEPT_EPOCHS:
                     self._drawn.popitem(last=False)
@@ -292,6 +293,14 @@ class ScaledSizes:
         number, inside = divmod(step, _BLOCK)
         sums = self._block(epoch, number).sums
         return int(sums[inside + 1] - sums[inside])
+
+    def many(self, epoch: int, step: int, count: int) -> NDArray[np.int64]:
+        """Return the sizes of `count` steps from `step` on, i64[count]."""
+        first, last = step // _BLOCK, -(-(step + count) // _BLOCK)
+        blocks = [np.diff(self._block(epoch, number).sums) for number in range(first, last)]
+        inside = step - first * _BLOCK
+        sizes: NDArray[np.int64] = np.concatenate(blocks)[inside : inside + count]
+        return sizes
 
     def total(self, epoch: int, step: int, count: int) -> int:
         """Return the sum of the sizes of `count` steps from `step` on."""
@@ -379,14 +388,14 @@ class ScaledSizes:
 
 
 def scaled_sizes(
-    plan: ScaledBatches, batch_size: int, num_slots: int, *, role: int = 0
+    plan: ScaledBatches, batch_size: int, order: Order, *, role: int = 0
 ) -> ScaledSizes:
     """Return the sizes of the steps of a plan.
 
     Args:
         plan: The plan.
         batch_size: Samples per rank that belong to the reference size.
-        num_slots: Entries that ``order="python"`` shuffles before the first choice.
+        order: The order of the entries; that of Python is shuffled before the first choice.
         role: Which stream of a composition this is.
     """
     clips = None
@@ -394,7 +403,8 @@ def scaled_sizes(
         clips = (plan.min_clips, plan.max_clips)
     chooser: Chooser
     if plan.chooser == "cvnets":
-        chooser = ReplayChooser(plan.seed, num_slots if plan.order == "python" else 0, clips)
+        shuffled = order if isinstance(order, ExactOrder) and plan.order == "python" else None
+        chooser = ReplayChooser(plan.seed, shuffled, clips)
     else:
         chooser = CounterChooser(plan.seed, role, clips)
     return ScaledSizes(plan, batch_size, chooser)

@@ -102,6 +102,47 @@ class Release(_Message, frozen=True, kw_only=True, tag="release"):
     """`seq` of each of these batches."""
 
 
+class Dictation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A batch that the client has planned; all but the indices comes back in its `Batch`."""
+
+    epoch: int
+    """As in `Batch`."""
+
+    step: int
+    """As in `Batch`."""
+
+    global_step: int
+    """As in `Batch`."""
+
+    ids: bytes
+    """u64[n], little-endian, indices into the manifest."""
+
+    flags: bytes = b""
+    """u8[n]; empty for none."""
+
+    stream: str = ""
+    """As in `Batch`."""
+
+    role: str = "main"
+    """As in `Batch`."""
+
+    meta: dict[str, Any] = {}
+    """As in `Batch`."""
+
+    cursor: dict[str, Any]
+    """Where the stream stands after this batch."""
+
+
+class Indices(_Message, frozen=True, kw_only=True, tag="indices"):
+    """The next batches of a stream whose plan the client executes (``"type": "Dictated"``)."""
+
+    batches: tuple[Dictation, ...]
+    """In the order of delivery."""
+
+    is_last: bool = False
+    """Whether the stream ends after them."""
+
+
 class Close(_Message, frozen=True, kw_only=True, tag="close"):
     """End the feed; answered by `End` unless the feed has ended by itself meanwhile."""
 
@@ -202,6 +243,9 @@ class Opened(_Message, frozen=True, kw_only=True, tag="opened"):
 
     num_slots: int
     """Slots that the feed aims for, two of them guaranteed."""
+
+    ends: bool = False
+    """Whether the stream is one pass that ends at its limits; then `End` follows it."""
 
     transport: str = "inline"
     """How payloads travel."""
@@ -305,6 +349,9 @@ class Entries(_Message, frozen=True, kw_only=True, tag="entries"):
     remaining: int
     """Steps from that position to the end of its epoch."""
 
+    ends: bool = False
+    """As in `Opened`."""
+
     names: tuple[str, ...] = ()
     """Names of the samples in `indices`, in that order."""
 
@@ -331,10 +378,11 @@ class Batch(_Message, frozen=True, kw_only=True, tag="batch"):
     """Index of the step within the run."""
 
     stream: str = ""
-    """Name of the stream, empty for one that was given as a map."""
+    """Name of the part of a composition; else that of the stream, empty for one that was given as a
+    map."""
 
     role: str = "main"
-    """Which part of a composed stream this is."""
+    """``"main"``, or ``"extra"`` for what runs between steps of the main plan."""
 
     n: int
     """Samples, fillers included."""
@@ -386,7 +434,7 @@ class Samples(_Message, frozen=True, kw_only=True, tag="samples"):
     """As in `Batch`."""
 
 
-ClientMessage = Hello | Open | Credit | Release | Close | Status | Lookup | Read
+ClientMessage = Hello | Open | Indices | Credit | Release | Close | Status | Lookup | Read
 DaemonMessage = Welcome | Opened | EpochEnd | End | Notice | Error | Report | Entries
 Header = Batch | Samples
 Message = ClientMessage | DaemonMessage

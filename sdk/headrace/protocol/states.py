@@ -46,12 +46,12 @@ TRANSITIONS: Final[Mapping[State, Mapping[str, State]]] = {
     State.NEW: {"hello": State.GREETED, "error.connection": State.CLOSED},
     State.GREETED: {"welcome": State.READY, "error.connection": State.CLOSED},
     State.READY: {
-        **_stay(State.READY, *_REQUESTS, *_REPLIES, "credit", "release", "close"),
+        **_stay(State.READY, *_REQUESTS, *_REPLIES, "credit", "release", "indices", "close"),
         "open": State.OPENING,
         "error.connection": State.CLOSED,
     },
     State.OPENING: {
-        **_stay(State.OPENING, *_REQUESTS, *_REPLIES),
+        **_stay(State.OPENING, *_REQUESTS, *_REPLIES, "indices"),
         "opened": State.STREAMING,
         "error.feed": State.READY,
         "close": State.CLOSING,
@@ -59,7 +59,7 @@ TRANSITIONS: Final[Mapping[State, Mapping[str, State]]] = {
     },
     State.STREAMING: {
         **_stay(State.STREAMING, *_REQUESTS, *_REPLIES),
-        **_stay(State.STREAMING, "batch", "epoch_end", "credit", "release"),
+        **_stay(State.STREAMING, "batch", "epoch_end", "credit", "release", "indices"),
         "end": State.READY,
         "error.feed": State.READY,
         "close": State.CLOSING,

@@ -47,7 +47,7 @@ def test_the_installed_script_is_the_same_command() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["nonsense"], ["serve", "--nonsense"], ["plan", "--rank", "first"], ["check"]]
+    "arguments", [["nonsense"], ["serve", "--nonsense"], ["plan", "--epoch", "first"], ["check"]]
 )
 def test_arguments_that_nobody_knows_are_refused(arguments: list[str]) -> None:
     done = headrace(*arguments)

@@ -419,7 +419,7 @@ def slot_sizes(sizes: Sequence[int], plan: Plan) -> Callable[[int], int]:
         cursor = Cursor(plan=bound.digest, manifest=bound.manifest, epoch=epoch)
         return largest_batch(
             bound, cursor, Topology(), lambda indices: padded(manifest.sizes[indices])
-        )
+        ).weight
 
     return size_slots
 

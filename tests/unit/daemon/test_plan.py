@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import psutil
 import pytest
 
 from headrace.client import Channel
 from headrace.protocol import Payload
 from headrace.protocol import messages as m
-from tests.support.commands import headrace, headrace_here, serving
+from tests.support.commands import (
+    DEADLINE_S,
+    HEADRACE,
+    environment,
+    headrace,
+    headrace_here,
+    serving,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -85,10 +95,15 @@ def test_json_has_all_of_each_step(folder: Path, data: Path) -> None:
         "epoch": 0,
         "step": 2,
         "global_step": 2,
+        "rank": 0,
+        "stream": "",
+        "origin": None,
         "ids": [8, 9, 10],
         "names": ["08.bin", "09.bin", "10.bin"],
         "padding": [False, False, False],
+        "flags": [0, 0, 0],
         "bytes": 270,
+        "meta": {},
     }
     assert (second["epoch"], second["step"], second["global_step"]) == (1, 0, 3)
 
@@ -176,9 +191,9 @@ def test_the_manifest_of_the_daemon_is_used_if_it_has_one(folder: Path, data: Pa
 @pytest.mark.parametrize(
     ("arguments", "status", "reason"),
     [
-        ([], 2, "give a SOURCE, or --config with a stream"),
+        ([], 2, "give a SOURCE, --config with a stream, --stream with a file, or --length"),
         (["{data}", "--config", "{config}"], 2, "give a SOURCE or --config, not both"),
-        (["{data}", "--stream", "train"], 2, "--stream is a name in a configuration"),
+        (["{data}", "--stream", "train"], 2, "a name of a configured stream goes with --config"),
         (["--config", "{config}", "--stream", "nope"], 2, "configured streams: rest, train"),
         (["--config", "{config}", "--batch-size", "3"], 2, "--batch-size belongs to a SOURCE"),
         (["--config", "{config}", "--seed", "0"], 2, "--seed belongs to a SOURCE"),
@@ -190,7 +205,11 @@ def test_the_manifest_of_the_daemon_is_used_if_it_has_one(folder: Path, data: Pa
         (["http://[x"], 2, "uri='http://[x'"),
         (["{data}", "--batch-size", "0"], 2, "headrace plan: batch_size=0 is out of range: it"),
         (["{data}", "--batch-size", "1", "--global-batch-size", "1"], 2, "exactly one of"),
-        (["{data}", "--plan", "Sequential", "--seed", "1"], 2, "--seed belongs to --plan Shuffled"),
+        (
+            ["{data}", "--plan", "Sequential", "--seed", "1"],
+            2,
+            "--seed does not belong to --plan Sequential",
+        ),
         (["{data}", "--seed", "-1"], 2, "seed=-1 is out of range"),
         (["{data}", "--rank", "2", "--world-size", "2"], 2, "rank=2 is out of range"),
         (["{data}", "--world-size", "0"], 2, "world_size=0 is out of range"),
@@ -220,3 +239,40 @@ def test_a_state_folder_that_cannot_be_read_is_named(folder: Path, data: Path) -
     assert done.returncode == 1
     assert "Not a directory" in done.stderr
     assert f"{folder}/state" in done.stderr
+
+
+def test_a_range_of_any_length_is_written_as_it_is_planned_and_can_be_interrupted() -> None:
+    words = ("--length", "1000000000", "--batch-size", "1", "--steps", "0:1000000000", "--json")
+    with subprocess.Popen(
+        [*HEADRACE, "plan", *words],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        rows = (line for line in process.stdout if line.startswith('    {"epoch"'))
+        for number in range(2000):
+            assert json.loads(next(rows).rstrip().rstrip(","))["step"] == number
+        assert psutil.Process(process.pid).memory_info().rss < 400 << 20
+        process.send_signal(signal.SIGINT)
+        for _ in process.stdout:
+            pass
+        assert process.stderr.read() == "headrace plan: interrupted\n"
+        assert process.wait(DEADLINE_S) == 130
+
+
+def test_a_far_step_of_a_far_epoch_is_reached_at_once() -> None:
+    words = ("--length", "1000000007", "--plan", "Shuffled", "--batch-size", "10", "--json")
+    for epoch, step in ((0, 99_000_000), (10**9, 99_000_000)):
+        done = headrace_here("plan", *words, "--epoch", str(epoch), "--steps", str(step))
+        (row,) = json.loads(done.stdout)["steps"]
+        assert (row["epoch"], row["step"]) == (epoch, step)
+        assert row["global_step"] == epoch * 100_000_001 + step
+
+
+def test_several_ranks_are_shown_together(data: Path) -> None:
+    facts = printed(data, "--batch-size", "2", "--world-size", "4", "--rank", "3,0:2")
+    assert (facts["rank"], facts["ranks"]) == (None, [0, 1, 3])
+    assert [row["rank"] for row in facts["steps"]][:6] == [0, 1, 3, 0, 1, 3]

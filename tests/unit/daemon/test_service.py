@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import pty
@@ -9,7 +10,7 @@ import signal
 import subprocess
 import sys
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -17,6 +18,8 @@ from headrace.client import Channel, ConnectionLostError
 from headrace.errors import HeadraceError
 from headrace.protocol import Payload
 from headrace.protocol import messages as m
+from headrace_daemon.service import Service
+from headrace_daemon.settings import Settings
 from tests.support.manager import Manager, start
 from tests.support.standin import Hangup, StandIn
 
@@ -259,6 +262,51 @@ def test_the_status_follows_a_store_that_goes_down_and_comes_back(
             daemon.send(signal.SIGTERM)
             assert daemon.end() == 0
     assert daemon.log.count("the store does not answer") == 2, "once for each time"
+
+
+class _Watched:
+    """The parts of an `App` and of a `Notifier` that looking at a store needs."""
+
+    def __init__(self) -> None:
+        self.is_serving = asyncio.Event()
+        self.is_serving.set()
+        self.is_looking = asyncio.Event()
+        self.has_left = asyncio.Event()
+        self.store = self.client = self.access = self
+        self.endpoints = ("http://127.0.0.1:1",)
+        self.settings = Settings()
+        self.is_active = True
+        self.watchdog_s = None
+
+    async def look(self, max_age_s: float) -> str:
+        self.is_looking.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.has_left.set()
+        return ""
+
+    def report(self) -> dict[str, Any]:
+        return {"feeds": [], "connections": 0, "store": {"endpoints": []}}
+
+    def ready(self, words: str) -> None: ...
+    def status(self, words: str) -> None: ...
+    def stopping(self, words: str, *, within_s: float) -> None: ...
+
+
+def test_a_store_is_let_go_before_the_end_begins() -> None:
+    async def stop_while_it_is_asked() -> None:
+        parts: Any = _Watched()
+        service = Service(parts, parts)
+        async with asyncio.TaskGroup() as tasks:
+            running = tasks.create_task(service.run(), name="service")
+            await parts.is_looking.wait()
+            service.stop()
+            await parts.has_left.wait()  # and all else goes on
+            assert not running.done()
+            running.cancel()
+
+    asyncio.run(asyncio.wait_for(stop_while_it_is_asked(), 10))
 
 
 def test_a_store_is_not_looked_at_without_a_manager(config: Config) -> None:

@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.client import DEFAULT_SOCKET
-from headrace.plans import Sequential, Shuffled
+from headrace.errors import PlanError
+from headrace.plans import Plan, Sequential, Shuffled
 from headrace.sources import Objects, Stream
 from headrace_daemon.errors import SettingsError
-from headrace_daemon.settings import Settings, load, parse, parse_size
+from headrace_daemon.settings import Settings, load, parse, parse_size, part
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -217,8 +218,8 @@ def test_a_mistake_is_named(text: str, where: str, reasons: list[str]) -> None:
     head, found, reason = message.partition(where)
     assert found
     assert len(head) < 60
-    for part in reasons:
-        assert part in reason
+    for piece in reasons:
+        assert piece in reason
     assert "\n" not in message
 
 
@@ -340,3 +341,28 @@ def test_the_state_folder_follows_the_rules_of_the_system(
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
     assert Settings().daemon.state_dir == expected
+
+
+def test_names_of_parts_are_no_keys() -> None:
+    extras = {"val": {"plan": {"type": "Sequential", "batch_size": 2}, "epochs": 1}}
+    train = {"type": "Shuffled", "batch_size": 4}
+    written: dict[str, Any] = {
+        "type": "Interleaved",
+        "train": train,
+        "limits": {"epochs": 2},
+        "extras": extras,
+    }
+    assert part(written, Plan, origin="a file").extras["val"].epochs == 1
+    extras["val"]["epoch"] = 1
+    with pytest.raises(SettingsError, match=r"^a file: extras\.val\.epoch = 1: unknown key \(did"):
+        part(written, Plan, origin="a file")
+    chain = {"type": "Chain", "plans": {"a": {**train, "batchsize": 1}}}
+    with pytest.raises(SettingsError, match=r"^a file: plans\.a\.batchsize = 1: unknown key"):
+        part(chain, Plan, origin="a file")
+
+
+def test_a_part_is_refused_as_a_whole_configuration_is() -> None:
+    with pytest.raises(SettingsError, match=r"^a file: order = 'x': unknown; allowed: keyed, py"):
+        part({"type": "Shuffled", "batch_size": 1, "order": "x"}, Plan, origin="a file")
+    with pytest.raises(PlanError, match=r"^batch_size=0 is out of range"):
+        part({"type": "Shuffled", "batch_size": 0}, Plan, origin="a file")

@@ -10,11 +10,12 @@ import msgspec
 import pytest
 
 from headrace.errors import CursorError, ManifestMismatchError, PlanError, TopologyError
-from headrace.plans import Sequential, Shuffled
+from headrace.plans import Sequential
 from headrace.sources import Objects, Stream
 from headrace.topology import Topology
 from headrace_daemon.errors import SourceMissingError, TrustError
-from headrace_daemon.feed import streams as streams_module
+from headrace_daemon.feed.bound import BoundPlans
+from headrace_daemon.feed.orders import OrderMaker
 from headrace_daemon.feed.streams import BoundStream, Streams
 from headrace_daemon.settings import Settings, TrustSettings
 from headrace_daemon.source.store import ManifestStore
@@ -45,7 +46,8 @@ class Desk:
         return folder
 
     def streams(self) -> Streams:
-        return Streams(self.settings, folders(ManifestStore(self.root / "state"), self.executor))
+        catalog = folders(ManifestStore(self.root / "state"), self.executor)
+        return Streams(self.settings, catalog, BoundPlans(OrderMaker()), self.executor)
 
     def trust(self, *prefixes: str) -> None:
         trust = TrustSettings(allow_sources=prefixes)
@@ -294,45 +296,3 @@ def test_a_missing_folder_is_a_source_error(desk: Desk) -> None:
 def test_ranks_outside_the_world_do_not_exist() -> None:
     with pytest.raises(TopologyError, match="rank=2 is out of range"):
         Topology(2, 2)
-
-
-# ---- sizes of slots ------------------------------------------------------------------------------
-
-
-def test_a_slot_is_as_large_as_the_largest_batch_from_a_position_on(desk: Desk) -> None:
-    folder = desk.folder("sizes", 0)
-    for number, size in enumerate([1, 64, 65, 200, 0, 1]):
-        (folder / f"{number}").write_bytes(bytes(size))
-    desk.configure(train=stream_of(folder, batch_size=2))
-    stream = desk.bind("train")
-    sizes = [desk.streams().slot_bytes(stream, 0, position) for position in (0, 2, 4)]
-    assert sizes == [128 + 256, 128 + 256, 64]
-
-
-def test_the_scan_of_an_epoch_is_done_once(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    scans = []
-    real = vars(streams_module)["largest_batch"]
-
-    def counted(*arguments: Any) -> int:  # noqa: ANN401 - passed on
-        scans.append(arguments)
-        return int(real(*arguments))
-
-    monkeypatch.setattr(streams_module, "largest_batch", counted)
-    desk.configure(train=Stream(Objects(os.fspath(desk.data)), Shuffled(batch_size=3, seed=1)))
-    streams = desk.streams()
-    for _ in range(3):
-        # Each client and each reconnect binds anew.
-        streams.slot_bytes(desk.bind("train"), 0, 0)
-    assert len(scans) == 1
-    streams.slot_bytes(desk.bind("train"), 1, 0)
-    streams.slot_bytes(desk.bind("train", topology=Topology(0, 2)), 0, 0)
-    assert len(scans) == 3
-
-
-def test_only_so_many_sizes_are_kept(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streams_module, "_MAX_SIZES", 2)
-    desk.configure(train=stream_of(desk.data))
-    streams, stream = desk.streams(), desk.bind("train")
-    for epoch in range(5):
-        streams.slot_bytes(stream, epoch, 0)
-    assert len(streams._sizes) == 2

@@ -55,7 +55,7 @@ def test_an_oversized_sample_is_marked_and_alone() -> None:
     (first, *_) = steps(plan(oversized="own"), [3, 30, 4], 2)
     assert listed([first]) == [[[1], [0, 2]]]
     assert [batch.flags.tolist() for batch in first] == [[Flag.OVERSIZED], [0, 0]]
-    assert [batch.meta["total"] for batch in first] == [30, 7]
+    assert [batch.meta["bytes"] for batch in first] == [30, 7]
 
 
 @given(
@@ -80,9 +80,9 @@ def test_nothing_is_lost_or_above_the_budget_on_any_worlds(
     while cursor.epoch == 0:
         step, cursor = engine.next_step(bound, cursor, world_size)
         for batch in step:
-            assert batch.meta["total"] == sum(sizes[index] for index in batch.indices.tolist())
+            assert batch.meta["bytes"] == sum(sizes[index] for index in batch.indices.tolist())
             if not (batch.flags & Flag.OVERSIZED).any():
-                assert batch.meta["total"] <= 10
+                assert batch.meta["bytes"] <= 10
             got += [
                 index
                 for index, flag in zip(batch.indices.tolist(), batch.flags.tolist(), strict=True)

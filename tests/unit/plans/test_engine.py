@@ -15,7 +15,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from headrace.errors import CursorError, ManifestMismatchError, PlanError
-from headrace.plans import Cursor, Seek, Sequential, Shuffled, engine
+from headrace.plans import Cursor, Seek, Sequential, Shuffled, engine, flat
 from headrace.plans.engine import BoundPlan, Flag, PlannedBatch
 from headrace.plans.flat import FlatProgram
 from headrace.topology import Topology
@@ -586,7 +586,9 @@ def test_a_rest_too_small_for_the_new_world_is_dropped_and_the_next_epoch_begins
     batch, _ = engine.next_batch(bound, cursor, Topology(0, 2))
     assert (batch.epoch, batch.step, batch.global_step) == (1, 0, 8)
     assert batch.indices.tolist() == list(range(0, 20, 2))
-    assert engine.largest_batch(bound, cursor, Topology(0, 2), as_weights) == sum(range(60, 80, 2))
+    assert engine.largest_batch(bound, cursor, Topology(0, 2), as_weights).weight == sum(
+        range(60, 80, 2)
+    )
 
 
 def test_the_cursor_records_the_world_that_made_it_and_does_not_ask_for_it() -> None:
@@ -617,25 +619,25 @@ def test_the_largest_batch_is_that_of_trying_them_all(
     first = data.draw(st.integers(0, engine.epoch_steps(bound, world_size) - 1))
     cursor = engine.seek(bound, Seek(update=first), world_size)
     tried = [int(weights[batch.indices].sum()) for batch in rank_epoch(bound, cursor, topology)]
-    found = engine.largest_batch(bound, cursor, topology, lambda indices: weights[indices])
+    found = engine.largest_batch(bound, cursor, topology, lambda indices: weights[indices]).weight
     assert found == max(tried)
 
 
 def test_the_largest_batch_is_found_across_many_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "_SCAN_ENTRIES", 64)
+    monkeypatch.setattr(flat, "_SCAN_ENTRIES", 64)
     bound = bind(Shuffled(batch_size=10, seed=3), 1234)
     weights = np.random.default_rng(0).lognormal(8, 2, 1234).astype(np.int64)
     for rank in range(2):
         topology = Topology(rank, 2)
         tried = [int(weights[b.indices].sum()) for b in rank_epoch(bound, bound.start(), topology)]
-        found = engine.largest_batch(bound, bound.start(), topology, lambda i: weights[i])
+        found = engine.largest_batch(bound, bound.start(), topology, lambda i: weights[i]).weight
         assert found == max(tried)
 
 
 def test_the_largest_batch_of_a_batch_beyond_the_data_needs_no_memory_for_the_batch() -> None:
     bound = bind(Sequential(batch_size=2**31 - 1), 10)
     with peak_memory_below(1_000_000):
-        found = engine.largest_batch(bound, bound.start(), Topology(0, 2), as_weights)
+        found = engine.largest_batch(bound, bound.start(), Topology(0, 2), as_weights).weight
     assert found == 0 + 2 + 4 + 6 + 8
 
 

@@ -22,7 +22,7 @@ from tests.support.planning import MANIFEST
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from headrace.plans.from_sampler import DrawnBatch
+    from headrace.plans.engine import PlannedBatch
 
 ALONE = Topology()
 
@@ -80,9 +80,9 @@ class Stateful:
 
 def drawn(
     plan: FromSampler, length: int, epochs: int, cursor: Cursor | None = None, window: int = 2
-) -> list[DrawnBatch]:
+) -> list[PlannedBatch]:
     run = plan.run(length, MANIFEST, ALONE, cursor or plan.start(MANIFEST, ALONE))
-    found: list[DrawnBatch] = []
+    found: list[PlannedBatch] = []
     while run.cursor.epoch < epochs:
         batches = run.draw(window)
         assert 1 <= len(batches) <= window
@@ -91,7 +91,7 @@ def drawn(
     return found
 
 
-def listed(batches: list[DrawnBatch]) -> list[tuple[int, int, int, list[int]]]:
+def listed(batches: list[PlannedBatch]) -> list[tuple[int, int, int, list[int]]]:
     return [(b.epoch, b.step, b.global_step, b.indices.tolist()) for b in batches]
 
 

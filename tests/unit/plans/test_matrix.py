@@ -6,6 +6,7 @@ import json
 import random
 import subprocess
 import sys
+from bisect import bisect_right
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
@@ -223,7 +224,8 @@ def test_all_ranks_have_equal_steps_and_sizes(number: int) -> None:
         for step in found[1].steps:
             assert len({(one.epoch, one.step, one.stream) for one in step}) == 1
             sizes = {
-                tuple((name, value) for name, value in one.meta if name != "total") for one in step
+                tuple(fact for fact in one.meta if fact[0] not in ("bytes", "total"))
+                for one in step
             }
             assert len(sizes) == 1
             if row.has_equal_batches:
@@ -322,6 +324,31 @@ def test_seeking_a_count_gives_the_cursor_that_the_run_has_there(number: int) ->
                 found = facts(engine.seek(bound, Seek(sample=cursor.sample), world_size))
                 assert found["sample"] == cursor.sample
                 assert found in known
+
+
+# --- The largest step -----------------------------------------------------------------------------
+
+
+@every_row
+def test_no_step_is_above_the_largest_of_its_segment(number: int) -> None:
+    """From cursors all over the run; and segment by segment to its end."""
+    is_exact = not {"ByteBudget", "Chain", "Interleaved"} & {type(ROWS[number].plan).__name__}
+    for bound, run, length, world_size in runs(number):
+        weights = np.random.default_rng(length).integers(0, 1000, length + 3)
+        segments = [bound.program.segment(engine._place(cursor)) for cursor in run.cursors]
+        assert segments == sorted(segments)
+        for rank in {0, world_size - 1}:
+            topology = Topology(rank, world_size)
+            met = [int(weights[list(step[rank].ids)].sum()) for step in run.steps]
+            for at in range(0, len(met), 1 + len(met) // 8):
+                cursor = run.cursors[at]
+                end = bisect_right(segments, segments[at], at, len(met))
+                found = engine.largest_batch(bound, cursor, topology, weights.__getitem__)
+                assert found.segment == segments[at]
+                assert found.weight >= max(met[at:end])
+                if is_exact:
+                    assert found.weight == max(met[at:end])
+                assert facts(found.after) == facts(run.cursors[end])
 
 
 # --- Purity ---------------------------------------------------------------------------------------

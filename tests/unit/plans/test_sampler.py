@@ -82,7 +82,7 @@ def test_ranks_share_a_pass() -> None:
 
 def test_the_batches_themselves_carry_what_belongs_to_them() -> None:
     sampler = ByteBudget(max_bytes=10, order="sequential").batch_sampler([4, 5, 6, 3], 0, 1)
-    assert [(b.indices.tolist(), b.meta["total"]) for b in sampler.batches()] == [
+    assert [(b.indices.tolist(), b.meta["bytes"]) for b in sampler.batches()] == [
         ([0, 1], 9),
         ([2, 3], 9),
     ]

@@ -20,6 +20,7 @@ from headrace.plans import (
     engine,
     tables,
 )
+from headrace.plans.order import SequentialOrder
 from headrace.topology import Topology
 from tests.support.planning import bind
 
@@ -186,14 +187,14 @@ PINNED_CLIPS = [1, 5, 5, 2, 2, 4, 2, 5, 3, 5, 5, 5]
 @pytest.mark.parametrize("step", [0, 1, 4095, 4096, 4097, 9000])
 def test_sums_over_blocks_are_those_of_the_steps(step: int) -> None:
     plan = VariableBatch(batch_size=3, scales=SQUARE)
-    sizes = tables.scaled_sizes(plan, 3, 0)
+    sizes = tables.scaled_sizes(plan, 3, SequentialOrder(0))
     each = [sizes.at(1, number) for number in range(step + 50)]
     assert sizes.total(1, 0, step) == sum(each[:step])
     assert sizes.total(1, step, 50) == sum(each[step:])
     for wanted in (1, 2, 30, sum(each[step:])):
         count = sizes.covering(1, step, wanted)
         assert sum(each[step : step + count]) >= wanted > sum(each[step : step + count - 1])
-    fresh = tables.scaled_sizes(plan, 3, 0)
+    fresh = tables.scaled_sizes(plan, 3, SequentialOrder(0))
     assert fresh.at(1, step) == each[step]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from headrace.board import MAX_WORKERS, Board, Ticket, birth_of_worker, epoch_start
+from headrace.board import END, MAX_WORKERS, Board, Ticket, birth_of_worker, epoch_start
 from headrace.errors import CursorError, FeedError
 
 CURSOR = {"epoch": 4, "step": 7, "plan": "p" * 64, "manifest": "m" * 64}
@@ -106,9 +106,18 @@ def test_a_rest_without_a_step_counts_as_the_next_epoch(board: Board) -> None:
     board.put(CURSOR)
     workers = Workers(board, 2, seed=5, birth=1)
     workers.join(0)
-    board.settle(workers.tickets[0], {**CURSOR, "epoch": 5, "step": 0})
+    board.settle(workers.tickets[0], {**CURSOR, "epoch": 5, "step": 0}, ends=False)
     assert workers.join(1)["epoch"] == 5
     assert workers.join_all() == [epoch_start(6)] * 2
+
+
+def test_after_a_stream_that_is_one_pass_comes_its_end(board: Board) -> None:
+    board.put(CURSOR)
+    workers = Workers(board, 2, seed=5, birth=1)
+    workers.join(0)
+    board.settle(workers.tickets[0], CURSOR, ends=True)
+    assert workers.join(1) == CURSOR
+    assert workers.join_all() == [END] * 2
 
 
 def test_the_end_is_known_when_all_have_come_to_it(board: Board) -> None:

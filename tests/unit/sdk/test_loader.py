@@ -115,7 +115,7 @@ class Scripted(_LoaderPass):
 
     def _begin(self) -> None:
         self._dataset._begin_elsewhere(self, 2)
-        self._due = [(0, 0)]
+        self._due = (0, 0)
         self._parcels = iter(
             parcel_of(
                 epoch,

@@ -1,0 +1,158 @@
+"""Dictated streams: the client plans, and says batch by batch what is read.
+
+The client draws a window ahead of what it has received, so what waits here is bounded by it; a
+client that says more than any would is refused.  How large batches are is seen when they come:
+the slots of the feed grow with them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from headrace.errors import FeedError, HeadraceError, PlanError
+from headrace.plans.cursor import Cursor
+from headrace.plans.engine import Largest, PlannedBatch
+from headrace.protocol.framing import MAX_PAYLOAD_BYTES
+
+from ..assemble.layout import padded
+from .planner import EpochEdge, Finish
+
+if TYPE_CHECKING:
+    from headrace.protocol import messages as m
+
+    from .streams import BoundStream
+
+MAX_BATCHES: Final = 1 << 14
+"""Batches that a client may have dictated and not received."""
+
+MAX_BYTES: Final = 64 << 20
+"""Bytes of their indices."""
+
+GROWTH: Final = 1.25
+"""Slots grow by this at least, so that few batches make them grow."""
+
+
+class Dictation:
+    """What a client has said and no planner has taken yet."""
+
+    def __init__(self) -> None:
+        self._batches: deque[m.Dictation] = deque()
+        self._num_bytes = 0
+        self._is_last = False
+        self._failure: FeedError | None = None
+        self._has_more = asyncio.Event()
+
+    def take_in(self, message: m.Indices) -> None:
+        """Keep what a message says, up to the limits."""
+        self._batches += message.batches
+        self._num_bytes += sum(len(batch.ids) for batch in message.batches)
+        self._is_last |= message.is_last
+        if len(self._batches) > MAX_BATCHES or self._num_bytes > MAX_BYTES:
+            self._batches.clear()
+            self._failure = FeedError(
+                f"the client dictates too far ahead: at most {MAX_BATCHES} batches of "
+                f"{MAX_BYTES} bytes of indices may wait",
+                code="protocol",
+                fault="client",
+            )
+        self._has_more.set()
+
+    async def next(self) -> m.Dictation | None:
+        """Return the next batch; waits for it.  None at the end of the stream.
+
+        Raises:
+            FeedError: If the client said too much.
+        """
+        while not self._batches:
+            if self._failure is not None:
+                raise self._failure
+            if self._is_last:
+                return None
+            self._has_more.clear()
+            await self._has_more.wait()
+        batch = self._batches.popleft()
+        self._num_bytes -= len(batch.ids)
+        return batch
+
+
+class DictatedPlanner:
+    """Makes planned batches of what a client says.
+
+    Args:
+        dictation: What it says.
+        stream: Whose samples they are.
+    """
+
+    def __init__(self, dictation: Dictation, stream: BoundStream) -> None:
+        self._dictation = dictation
+        self._stream = stream
+        # Room of slots, by segment; a segment begins with each batch that needs more.
+        self._rooms = [0]
+        self._has_grown = asyncio.Event()
+
+    async def next(self) -> list[PlannedBatch | EpochEdge | Finish]:
+        """Return what comes next; waits for the client.
+
+        Raises:
+            PlanError: If what it says is no batch of the stream.
+        """
+        said = await self._dictation.next()
+        if said is None:
+            return [Finish()]
+        batch = self._planned(said)
+        if batch.after.epoch != batch.epoch:
+            return [batch, EpochEdge(batch.epoch, batch.after)]
+        return [batch]
+
+    async def largest(self, after: int) -> Largest:
+        """Return the room of the segment after another; waits until there is one."""
+        while len(self._rooms) <= after + 1:
+            self._has_grown.clear()
+            await self._has_grown.wait()
+        return Largest(self._rooms[after + 1], after + 1, self._stream.cursor)
+
+    def _planned(self, said: m.Dictation) -> PlannedBatch:
+        sizes = self._stream.source_of(said.stream).manifest.sizes
+        try:
+            indices = np.frombuffer(said.ids, dtype="<u8")
+            flags = np.frombuffer(said.flags, dtype=np.uint8)
+            after = Cursor.from_state(said.cursor)
+        except (ValueError, HeadraceError) as error:
+            raise PlanError(
+                f"step {said.step} cannot be read as it was dictated: {error}"
+            ) from None
+        if not len(flags):
+            flags = np.zeros(len(indices), dtype=np.uint8)
+        if len(flags) != len(indices) or bool((indices >= np.uint64(len(sizes))).any()):
+            raise PlanError(
+                f"step {said.step} was dictated with {len(indices)} indices up to "
+                f"{int(indices.max(initial=0))} and {len(flags)} flags: the source has samples "
+                f"0..{len(sizes) - 1}"
+            )
+        num_bytes = int(padded(sizes[indices]).sum())
+        if num_bytes > MAX_PAYLOAD_BYTES:
+            raise PlanError(
+                f"step {said.step} has {num_bytes} bytes, above the limit of {MAX_PAYLOAD_BYTES}: "
+                "use a smaller batch"
+            )
+        if num_bytes > self._rooms[-1] or len(self._rooms) == 1:
+            self._rooms.append(max(num_bytes, int(self._rooms[-1] * GROWTH)))
+            self._has_grown.set()
+        return PlannedBatch(
+            epoch=said.epoch,
+            step=said.step,
+            global_step=said.global_step,
+            rank=self._stream.topology.rank,
+            world_size=self._stream.topology.world_size,
+            indices=indices.astype(np.uint64),
+            flags=flags,
+            after=after,
+            meta=said.meta,
+            stream=said.stream,
+            role=int(said.role != "main"),
+            segment=len(self._rooms) - 1,
+        )
