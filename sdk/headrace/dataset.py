@@ -12,46 +12,41 @@ import secrets
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from multiprocessing.context import get_spawning_popen
 from operator import index
-from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, overload
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
 
 import msgspec
+import numpy.random  # noqa: F401 - a DataLoader worker needs it, and would import it after its fork
 from torch.utils.data import IterableDataset, get_worker_info
 from torch.utils.data._utils.collate import default_collate_fn_map
 
 from . import errors
-from .batch import Batch, columns
+from .batch import Batch
 from .board import END, Board, Record, epoch_of, epoch_start
 from .checks import check_integer
-from .client import SILENCE_S, Channel, ConnectionLostError, Retry, default_socket
-from .dictation import Dictator, Script, dictated
+from .client import default_socket
+from .dictation import Dictator, dictated
+from .link import Link, unwired, wire_start
 from .loader import Loader
-from .manifest import Entry
+from .manifestview import ManifestView
 from .passes import FeedPass, PartPass, PartState, Pass, read_part_state, ticket
 from .plans.composite import parts_of
 from .plans.cursor import Cursor, Seek
 from .plans.engine import check_plan
 from .private import PrivateDaemon
-from .protocol import Event, Payload
 from .protocol import messages as m
-from .ranks import Facts, compare, meeting
-from .receiver import CLOSE_S, FIRST_CONNECT_S, Buffers, Receiver
+from .ranks import Facts, Meeting, compare, meeting, stay_away
+from .receiver import CLOSE_S, Buffers, Receiver
 from .sources import Stream
 from .topology import Siblings, Topology, check_sources, resolve, siblings
 
 if TYPE_CHECKING:
-    import socket as socketlib
+    from collections.abc import Iterable, Iterator
     from types import FrameType
 
     from .collate import Collate, Transform
-
-_LOOKUP_INDICES: Final = 1024
-"""Entries that are looked up at a time: with long names they still fit one message."""
-
-_READ_INDICES: Final = 64
-"""Samples that are read at a time: the daemon needs memory for all of them."""
 
 _COPIED: Final = (
     "_socket",
@@ -65,11 +60,9 @@ _COPIED: Final = (
     "_name",
     "_deadline_s",
     "_check_ranks",
+    "_has_peers",
 )
 """What a copy of a dataset takes over, beside its position."""
-
-Allocate = Callable[[int], memoryview]
-Connect = Callable[[Allocate | None], Channel]
 
 
 class DaemonDataset(IterableDataset[Any]):
@@ -155,6 +148,8 @@ class DaemonDataset(IterableDataset[Any]):
         self._process_group, self._mesh = process_group, mesh
         # Whether ranks have to compare where they begin, and have done so since the last jump.
         self._check_ranks, self._is_compared = check_ranks, False
+        # Whether there were other ranks to compare with.
+        self._has_peers = False
         # What this dataset is called in the daemon where it has several feeds.
         self._name = secrets.token_hex(8)
         self._deadline_s = deadline_s
@@ -166,9 +161,7 @@ class DaemonDataset(IterableDataset[Any]):
 
     def _forget(self) -> None:
         """Begin without a feed, a pass, or a daemon of its own: as a new dataset or a copy."""
-        self._private: PrivateDaemon | None = None
-        # Makes connected sockets where there is no path to connect to (`headrace.testing`).
-        self._dial: Callable[[], socketlib.socket] | None = None
+        self._link = Link(self._socket, self._stream, self._dictated, self._deadline_s)
         # The cursor after the last batch that was handed out; None before the first.
         self._delivered: Cursor | None = None
         # The latest pass, while somebody holds it; where it began; the epoch of its last batch.
@@ -179,8 +172,6 @@ class DaemonDataset(IterableDataset[Any]):
         self._ends = False
         # The feed of the latest pass; None before the first and after a seek.
         self._receiver: Receiver | None = None
-        # What the daemon last said of a position, with what it was asked.
-        self._known: tuple[Cursor | Seek, Topology, m.Entries] | None = None
         # In a DataLoader worker: the latest pass; a state for the next one; whether there was none.
         self._part: weakref.ref[PartPass] | None = None
         self._restored: PartState | None = None
@@ -209,7 +200,7 @@ class DaemonDataset(IterableDataset[Any]):
         except BaseException:
             private.close()
             raise
-        dataset._private = private
+        dataset._link.private = private
         weakref.finalize(dataset, private.close)
         return dataset
 
@@ -257,7 +248,7 @@ class DaemonDataset(IterableDataset[Any]):
             where = self._pass_start
         elif record is not None and not record.is_over:
             assert record.current is not None
-            where = _position(record.current)
+            where = unwired(record.current)
         else:
             where = self._upcoming()
         return self._counted(self._describe(where).steps)
@@ -400,7 +391,7 @@ class DaemonDataset(IterableDataset[Any]):
         """Return where the next pass begins; a `Seek` names an epoch."""
         record = self._worked()
         if record is not None:
-            return _position(record.next)
+            return unwired(record.next)
         if self._next is not None:
             return self._next
         assert self._delivered is not None
@@ -450,9 +441,7 @@ class DaemonDataset(IterableDataset[Any]):
         receiver = self._receiver
         if receiver is None or not receiver.is_ours or not continues:
             self._end_feed()
-            self._topology = self._resolve()
-            self._admit(start, 1)
-            self._compare(start)
+            self._agree(start, 1)
             receiver = self._open_feed(self._start(start), dictator=self._dictator(start))
         self._make_current(new, start)
         receiver.begin_pass()
@@ -467,22 +456,17 @@ class DaemonDataset(IterableDataset[Any]):
         if self._dictated is None:
             return None
         known = self._describe(start)
-        run = self._script(known).run(Cursor.from_state(known.cursor))
+        script = self._link.script(known, self._resolve())
+        run = script.run(Cursor.from_state(known.cursor))
         # Those that are ready here, those that are ready there, and those that are being read.
         return Dictator(run, 2 * self._prefetch_batches + 2, ends=self._dictated.ends)
-
-    def _script(self, known: m.Entries) -> Script:
-        assert isinstance(self._stream, Stream)
-        return Script(self._stream.plan, known.length, known.manifest, self._resolve())
 
     def _begin_elsewhere(self, new: Pass, workers: int) -> Cursor | Seek:
         """Make a pass the current one whose feeds others open; return where it begins."""
         self._refuse_workers()
         start = self._upcoming()
         self._end_feed()
-        self._topology = self._resolve()
-        self._admit(start, workers)
-        self._compare(start)
+        self._agree(start, workers)
         self._make_current(new, start)
         return start
 
@@ -494,27 +478,38 @@ class DaemonDataset(IterableDataset[Any]):
     def _resolve(self) -> Topology:
         return resolve(self._topology, process_group=self._process_group, mesh=self._mesh)
 
-    def _compare(self, start: Cursor | Seek) -> None:
-        """See that all ranks are about to read the same, unless they did since the last jump."""
+    def _agree(self, start: Cursor | Seek, workers: int) -> None:
+        """Settle who this rank is, have its memory reserved, and see that all ranks read the same.
+
+        The ranks compare what they are about to read once after each jump.
+        """
         is_main = threading.current_thread() is threading.main_thread()
-        if self._is_compared or self._is_explicit or not self._check_ranks or not is_main:
-            return
-        met = meeting(self._process_group if self._mesh is None else self._mesh.get_group())
-        if met is not None:
+        met: Meeting | None = None
+        if not self._is_compared and not self._is_explicit and self._check_ranks and is_main:
+            met = meeting(self._process_group if self._mesh is None else self._mesh.get_group())
+            self._has_peers = met is not None
+        try:
+            self._topology = self._resolve()
+            self._admit(start, workers)
+            if met is None:
+                return
             entries = self._describe(start)
-            names = ("epoch", "step", "position")
-            place = {name: entries.cursor[name] for name in names}
-            if self._dictated is not None:
-                place["position"] = 0  # samplers of their own may give ranks unequal batches
-            facts = Facts(
-                stream=_label(entries.stream, self._stream),
-                world_size=self._resolve().world_size,
-                plan=entries.plan,
-                manifest=entries.manifest,
-                length=entries.length,
-                **place,
-            )
-            compare(met, facts, entries.blocks, deadline_s=self._deadline_s)
+        except errors.HeadraceError as error:
+            if met is not None:
+                stay_away(met, str(error))
+            raise
+        place = {name: entries.cursor[name] for name in ("epoch", "step", "position")}
+        if self._dictated is not None:
+            place["position"] = 0  # samplers of their own may give ranks unequal batches
+        facts = Facts(
+            stream=_label(entries.stream, self._stream),
+            world_size=self._topology.world_size,
+            plan=entries.plan,
+            manifest=entries.manifest,
+            length=entries.length,
+            **place,
+        )
+        compare(met, facts, entries.blocks, deadline_s=self._deadline_s)
         self._is_compared = True
 
     def _admit(self, start: Cursor | Seek, workers: int) -> None:
@@ -523,9 +518,9 @@ class DaemonDataset(IterableDataset[Any]):
         if members is None:
             return
         topology = self._resolve()
-        self._ask(
+        self._link.ask(
             m.Lookup(
-                stream=self._wire_stream(),
+                stream=self._link.wire_stream,
                 rank=topology.rank,
                 world_size=topology.world_size,
                 start=wire_start(start),
@@ -534,11 +529,15 @@ class DaemonDataset(IterableDataset[Any]):
         )
 
     def _members(self, workers: int) -> dict[str, Any] | None:
-        """Return what says which feeds get their memory together; None if there is only one."""
+        """Return what says which feeds get their memory together; None if one is all there is.
+
+        One feed of a run of several nodes is reserved before the ranks compare, too: what is
+        refused is refused before another rank waits for this one.
+        """
         if self._dictated is not None:
             return None  # how large its batches are is seen when they come
         run = Siblings("", 1) if self._is_explicit else siblings()
-        if run.ranks * workers == 1:
+        if run.ranks * workers == 1 and not self._has_peers:
             return None
         return {"group": run.name or self._name, "ranks": run.ranks, "workers": workers}
 
@@ -561,9 +560,9 @@ class DaemonDataset(IterableDataset[Any]):
         self._end_feed()
         self._topology = topology = self._resolve()
         self._receiver = Receiver(
-            self._connector(),
+            self._link.connector(),
             m.Open(
-                stream=self._wire_stream(),
+                stream=self._link.wire_stream,
                 rank=topology.rank,
                 world_size=topology.world_size,
                 start=start,
@@ -602,21 +601,22 @@ class DaemonDataset(IterableDataset[Any]):
         if self._next is not None or epoch != self._epoch:
             self._board.put(END if ends else epoch_start(epoch + 1))
         self._delivered = cursor
+        self._link.was_reached = True
         self._epoch, self._ends = epoch, ends
         self._next = None
 
     def close(self) -> None:
         """End the feed, and the daemon if it is a private one; the position stays."""
         self._end_pass()
-        if self._private is not None:
-            self._private.close()
+        if self._link.private is not None:
+            self._link.private.close()
 
     # ---- asking the daemon -------------------------------------------------------------------
 
     @property
     def manifest(self) -> ManifestView:
         """Names and sizes of the samples by index; they stay in the daemon."""
-        return ManifestView(self)
+        return ManifestView(self._describe)
 
     def read(self, indices: Iterable[int]) -> list[tuple[str, Any]]:
         """Return single samples by index, as iterating over a batch does; undecoded.
@@ -624,91 +624,18 @@ class DaemonDataset(IterableDataset[Any]):
         Raises:
             HeadraceError: If an index is outside the manifest or a sample cannot be read.
         """
-        wanted = tuple(map(index, indices))
-        samples: list[tuple[str, Any]] = []
-        for start in range(0, len(wanted), _READ_INDICES):
-            part = wanted[start : start + _READ_INDICES]
-            answer = self._ask(m.Read(stream=self._wire_stream(), indices=part))
-            assert isinstance(answer, Payload)
-            header = answer.header
-            assert isinstance(header, m.Samples)
-            values = columns(header, answer.payload)
-            samples += zip(header.keys, values["data"], strict=True)
-        return samples
+        return self._link.read(tuple(map(index, indices)))
 
     def _describe(self, where: Cursor | Seek, indices: tuple[int, ...] = ()) -> m.Entries:
         """Return what the daemon knows of a position, and of some samples."""
         # Not kept: the process group may be made later than the first question.
-        topology = self._resolve()
-        if not indices and self._known is not None and self._known[:2] == (where, topology):
-            return self._known[2]
-        answer = self._ask(
-            m.Lookup(
-                stream=self._wire_stream(),
-                rank=topology.rank,
-                world_size=topology.world_size,
-                start=wire_start(where) if self._dictated is None else None,
-                indices=indices,
-            )
-        )
-        assert isinstance(answer, m.Entries)
-        if self._dictated is not None:
-            cursor, steps, remaining = self._script(answer).locate(where)
-            answer = msgspec.structs.replace(
-                answer, cursor=cursor.to_state(), steps=steps, remaining=remaining
-            )
-        self._known = (where, topology, answer)
-        return answer
-
-    def _ask(self, message: m.Lookup | m.Read) -> Event:
-        connect = self._connector()
-        was_reached = self._known is not None or self._delivered is not None
-        deadline_s = self._deadline_s if was_reached else min(self._deadline_s, FIRST_CONNECT_S)
-        retry = Retry(deadline_s, threading.Event().wait)
-        while True:
-            cause: errors.HeadraceError
-            try:
-                with connect(None).greeted() as channel:
-                    return channel.request(message)
-            except ConnectionLostError as error:
-                cause = error
-            except errors.FeedError as error:
-                if not error.retryable or isinstance(error, errors.BudgetError):
-                    raise
-                cause = error
-            if not retry.pause():
-                raise errors.DaemonUnavailableError(
-                    f"{cause} (tried for {retry.deadline_s:g} s)"
-                ) from cause
-
-    def _connector(self) -> Connect:
-        # Holds no reference to the dataset: the receiver's thread must not keep it alive.
-        private, path, dial = self._private, self._socket, self._dial
-        silence_s = max(self._deadline_s, SILENCE_S)
-
-        def connect(allocate: Allocate | None) -> Channel:
-            if private is not None:
-                private.ensure_running()
-            if dial is not None:
-                return Channel(dial(), allocate=allocate, silence_s=silence_s)
-            return Channel.dial(path, allocate=allocate, silence_s=silence_s)
-
-        return connect
-
-    def _wire_stream(self) -> str | dict[str, Any]:
-        if not isinstance(self._stream, Stream):
-            return self._stream or ""
-        stream = self._stream
-        if self._dictated is not None:
-            stream = msgspec.structs.replace(stream, plan=self._dictated)
-        plain: dict[str, Any] = msgspec.to_builtins(stream.anchored())
-        return plain
+        return self._link.describe(where, self._resolve(), indices)
 
     # ---- copies ------------------------------------------------------------------------------
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy needs, in a DataLoader worker or elsewhere: no feed, no daemon."""
-        if self._dial is not None:
+        if self._link.dial is not None:
             raise TypeError(
                 "the dataset of a FakeDaemon cannot be pickled: its daemon is in this process; use "
                 "DataLoader workers that are forked"
@@ -716,7 +643,7 @@ class DaemonDataset(IterableDataset[Any]):
         self._topology = self._resolve()
         state = {name: vars(self)[name] for name in _COPIED}
         worked = self._worked()
-        state["_next"] = self._upcoming() if worked is None else _position(worked.next)
+        state["_next"] = self._upcoming() if worked is None else unwired(worked.next)
         # Elsewhere than in a worker the copy goes its own way.
         state["_board"] = self._board if get_spawning_popen() is not None else None
         return state
@@ -745,7 +672,7 @@ class DaemonDataset(IterableDataset[Any]):
             part=mine.worker,
             num_parts=mine.num_workers,
             world_size=world_size,
-            start=dict(self._describe(_position(start)).cursor),
+            start=dict(self._describe(unwired(start)).cursor),
         )
         return dict(msgspec.to_builtins(state))
 
@@ -755,44 +682,6 @@ class DaemonDataset(IterableDataset[Any]):
         self._restored = read_part_state(state, mine, self._resolve().world_size)
         self._board.restore(mine, self._restored.start)
         self._is_new = False
-
-
-class ManifestView(Sequence[Entry]):
-    """The inventory of a stream, answered by the daemon entry by entry."""
-
-    def __init__(self, dataset: DaemonDataset) -> None:
-        self._dataset = dataset
-
-    @property
-    def digest(self) -> str:
-        """The digest of the manifest."""
-        return self._dataset._describe(Seek(epoch=0)).manifest
-
-    def __len__(self) -> int:
-        return self._dataset._describe(Seek(epoch=0)).length
-
-    @overload
-    def __getitem__(self, where: int) -> Entry: ...
-    @overload
-    def __getitem__(self, where: slice) -> list[Entry]: ...
-    def __getitem__(self, where: int | slice) -> Entry | list[Entry]:
-        length = len(self)
-        if isinstance(where, slice):
-            return list(self._entries(range(*where.indices(length))))
-        number = index(where)
-        if not -length <= number < length:
-            raise IndexError(f"sample {number} is outside the manifest of {length} samples")
-        (entry,) = self._entries(range(number % length, number % length + 1))
-        return entry
-
-    def __iter__(self) -> Iterator[Entry]:
-        return self._entries(range(len(self)))
-
-    def _entries(self, indices: range) -> Iterator[Entry]:
-        for start in range(0, len(indices), _LOOKUP_INDICES):
-            part = tuple(indices[start : start + _LOOKUP_INDICES])
-            answer = self._dataset._describe(Seek(epoch=0), part)
-            yield from map(Entry, answer.names, answer.sizes)
 
 
 def _check_function(name: str, function: object, stream: Stream | str | None) -> None:
@@ -831,21 +720,8 @@ def _refuse_collation(batches: list[Batch], **options: object) -> NoReturn:
 default_collate_fn_map[Batch] = _refuse_collation
 
 
-def wire_start(where: Cursor | Seek) -> dict[str, Any]:
-    """Return a position as it travels."""
-    if isinstance(where, Cursor):
-        return where.to_state()
-    named = {name: value for name, value in msgspec.to_builtins(where).items() if value is not None}
-    return {"seek": named}
-
-
 def _label(stream: dict[str, Any], wanted: Stream | str | None) -> str:
     """Return what a message calls a stream."""
     plan, uri = stream["plan"], stream["source"]["uri"]
     name = f"{wanted!r}: " if isinstance(wanted, str) else ""
     return f"{name}{plan.get('type', 'a plan')} over {uri}"
-
-
-def _position(start: dict[str, Any]) -> Cursor | Seek:
-    """Return what `wire_start` was made of."""
-    return Seek(**start["seek"]) if "seek" in start else Cursor.from_state(start)

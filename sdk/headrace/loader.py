@@ -96,8 +96,8 @@ class Loader:
         """Have the workers begin a pass, and return what they send."""
         parts: _Parts = self._inner.dataset  # type: ignore[assignment]
         parts.board.put(start)
-        if self.dataset._private is not None:
-            self.dataset._private.keep_running()  # workers cannot
+        if self.dataset._link.private is not None:
+            self.dataset._link.private.keep_running()  # workers cannot
         if not self._inner.persistent_workers:
             # Workers of the pass before that have not ended yet may still write into theirs.
             parts.shelf = Shelf(self.num_workers)

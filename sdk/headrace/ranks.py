@@ -3,6 +3,7 @@
 Each process publishes a few facts in the store that torch.distributed has for its rendezvous, and
 waits for those of the others, up to a deadline.  That is no collective: it needs no device, cannot
 get out of step with the collectives of the trainer, and times out without breaking the group.
+A process that cannot begin publishes why, so that no other one waits for it.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
-class Facts(msgspec.Struct, frozen=True, kw_only=True):
+class Facts(msgspec.Struct, frozen=True, kw_only=True, tag="facts"):
     """What one process is about to do."""
 
     stream: str
@@ -43,6 +44,12 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """Where the pass begins."""
 
 
+class Absence(msgspec.Struct, frozen=True, tag="absence"):
+    """That one process does not begin."""
+
+    reason: str
+
+
 class Meeting(NamedTuple):
     """The processes that compare, and where."""
 
@@ -62,6 +69,11 @@ class Meeting(NamedTuple):
     def base(self) -> str:
         """What the names of this meeting in the store begin with."""
         return f"headrace/{'-'.join(map(str, self.members))}/{self.number}"
+
+    @property
+    def mine(self) -> str:
+        """The name of what this process publishes."""
+        return f"{self.base}/{self.rank}"
 
 
 _counts: Counter[tuple[int, ...]] = Counter()
@@ -97,15 +109,15 @@ def compare(meeting: Meeting, facts: Facts, blocks: Iterable[str], *, deadline_s
         deadline_s: How long to wait for the others, seconds.
 
     Raises:
+        FeedError: If one does not begin.
         PlanError: If two have different plans.
         ManifestMismatchError: If two have different data.
         CursorError: If two begin at different places.
         TopologyError: If two count the ranks differently, or one does not come.
     """
     store, members = meeting.store, meeting.members
-    mine = f"{meeting.base}/{meeting.rank}"
-    store.set(f"{mine}/blocks", " ".join(blocks))
-    store.set(mine, msgspec.json.encode(facts).decode())
+    store.set(f"{meeting.mine}/blocks", " ".join(blocks))
+    store.set(meeting.mine, msgspec.json.encode(facts).decode())
     names = [f"{meeting.base}/{rank}" for rank in members]
     retry = Retry(deadline_s, threading.Event().wait)
     # Not `store.wait`: it cannot be interrupted, and is not quiet about a deadline.
@@ -119,10 +131,24 @@ def compare(meeting: Meeting, facts: Facts, blocks: Iterable[str], *, deadline_s
                 f"within {deadline_s:g} s: all ranks have to, in the same order; for a dataset "
                 "that not all ranks read pass topology=, or check_ranks=False"
             )
-    found = [msgspec.json.decode(value, type=Facts) for value in _get(store, names)]
-    for rank, theirs in zip(members[1:], found[1:], strict=True):
-        if theirs != found[0]:
-            _refuse(meeting, (members[0], found[0]), (rank, theirs))
+    found: dict[int, Facts] = {}
+    for rank, value in zip(members, _get(store, names), strict=True):
+        match msgspec.json.decode(value, type=Facts | Absence):
+            case Absence(reason):
+                raise errors.FeedError(
+                    f"rank {rank} cannot begin its pass: {reason}", code="ranks", fault="client"
+                )
+            case Facts() as theirs:
+                found[rank] = theirs
+    first = found[members[0]]
+    for rank, theirs in found.items():
+        if theirs != first:
+            _refuse(meeting, (members[0], first), (rank, theirs))
+
+
+def stay_away(meeting: Meeting, reason: str) -> None:
+    """Tell the other members that this process does not begin, instead of `compare`."""
+    meeting.store.set(meeting.mine, msgspec.json.encode(Absence(reason)).decode())
 
 
 def _get(store: Any, names: list[str]) -> list[bytes]:  # noqa: ANN401 - a Store

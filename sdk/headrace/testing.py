@@ -211,7 +211,7 @@ class FakeDaemon:
         from .dataset import DaemonDataset
 
         dataset = DaemonDataset("/fake/headrace.sock", self.stream, **options)
-        dataset._dial = self._dial
+        dataset._link.dial = self._dial
         return dataset
 
     def hang_up(self) -> None:

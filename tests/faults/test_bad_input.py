@@ -236,7 +236,7 @@ def test_a_user_who_is_not_on_the_list_is_told(tmp_path: Path) -> None:
 def test_a_daemon_of_another_version_is_named(tmp_path: Path) -> None:
     with ScriptedDaemon() as daemon:
         dataset = DaemonDataset("/s", stream_of(tmp_path, Sequential(batch_size=1)))
-        dataset._dial = daemon.dial
+        dataset._link.dial = daemon.dial
 
         def answer() -> None:
             conversation = daemon.accept()

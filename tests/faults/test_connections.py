@@ -129,7 +129,7 @@ def test_connections_that_break_anywhere_change_nothing(
             )
         ) as dataset,
     ):
-        dataset._dial = link.dial
+        dataset._link.dial = link.dial
         for _ in range(EPOCHS):
             for batch in dataset:
                 check(batch)

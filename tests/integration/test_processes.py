@@ -48,6 +48,13 @@ def plain(stream: Stream) -> dict[str, Any]:
     return made
 
 
+@pytest.fixture(scope="module")
+def lines(stream: Stream) -> list[str]:
+    """The entries of three epochs in a ledger, as trainers tell them."""
+    entries = expected(stream, epochs=3).entries
+    return [msgspec.json.encode(entry).decode() for entry in entries]
+
+
 @pytest.fixture
 def daemon() -> Iterator[DaemonProcess]:
     with DaemonProcess() as daemon:
@@ -196,18 +203,18 @@ def test_ctrl_c_that_is_caught_loses_nothing(trainers: Trainers, plain: dict[str
 
 
 def test_after_a_fork_both_processes_go_on(
-    trainers: Trainers, daemon: DaemonProcess, plain: dict[str, Any]
+    trainers: Trainers, daemon: DaemonProcess, plain: dict[str, Any], lines: list[str]
 ) -> None:
     trainer = trainers.start("fork", stream=plain, socket=daemon.socket)
-    lines = trainer.hear_all()
+    heard = trainer.hear_all()
     assert trainer.wait() == 0
     assert trainer.stderr == ""
-    assert lines[0] == (
-        "child this iterator belongs to the parent process: call iter() anew after a fork"
-    )
-    assert lines[1:] == [
-        "child " + " ".join(map(str, range(STEPS))),  # the next epoch, in a feed of its own
-        "parent " + " ".join(map(str, range(1, STEPS))),
+    assert heard == [
+        f"parent {lines[0]}",
+        "child this iterator belongs to the parent process: call iter() anew after a fork",
+        # The next epoch, in a feed of its own.
+        *(f"child {line}" for line in lines[STEPS : 2 * STEPS]),
+        *(f"parent {line}" for line in lines[1:STEPS]),
     ]
 
 
@@ -219,6 +226,7 @@ def test_an_exit_with_live_workers_is_quick_and_quiet(
     trainers: Trainers,
     daemon: DaemonProcess,
     plain: dict[str, Any],
+    lines: list[str],
     context: str,
     kinds: list[str],
 ) -> None:
@@ -227,7 +235,8 @@ def test_an_exit_with_live_workers_is_quick_and_quiet(
     )
     for epoch, kind in enumerate(kinds, 1):
         heard = [trainer.hear() for _ in range(2)]
-        assert heard == [f"{kind} {epoch} 0", f"{kind} {epoch} 1"], trainer.stderr
+        due = lines[epoch * STEPS : epoch * STEPS + 2]
+        assert heard == [f"{kind} {line}" for line in due], trainer.stderr
     begun = time.monotonic()
     workers = psutil.Process(trainer.pid).children(recursive=True)
     assert trainer.wait() == 0
@@ -240,12 +249,16 @@ def test_an_exit_with_live_workers_is_quick_and_quiet(
 
 @pytest.mark.parametrize("is_loader", [False, True])
 def test_the_workers_of_a_killed_trainer_end_and_so_do_their_feeds(
-    trainers: Trainers, daemon: DaemonProcess, plain: dict[str, Any], is_loader: bool
+    trainers: Trainers,
+    daemon: DaemonProcess,
+    plain: dict[str, Any],
+    lines: list[str],
+    is_loader: bool,
 ) -> None:
     trainer = trainers.start(
         "loop_with_workers", stream=plain, socket=daemon.socket, loader=is_loader
     )
-    assert trainer.hear() == "0 0", trainer.stderr
+    assert trainer.hear() == lines[0], trainer.stderr
     workers = psutil.Process(trainer.pid).children()
     assert len(workers) == 2
     trainer.kill()
@@ -258,7 +271,7 @@ def test_the_workers_of_a_killed_trainer_end_and_so_do_their_feeds(
 
 @pytest.mark.slow
 def test_being_stopped_for_10_s_changes_nothing(
-    trainers: Trainers, daemon: DaemonProcess, plain: dict[str, Any]
+    trainers: Trainers, daemon: DaemonProcess, plain: dict[str, Any], lines: list[str]
 ) -> None:
     """Trainers with and without workers, and then the daemon itself."""
     arguments: dict[str, Any] = {"stream": plain, "socket": daemon.socket}
@@ -268,9 +281,8 @@ def test_being_stopped_for_10_s_changes_nothing(
     ]
     other = trainers.start("loop_with_workers", loader=True, persistent=True, **arguments)
     everyone = [*stopped, other]
-    due = [f"{epoch} {step}" for epoch in range(3) for step in range(STEPS)]
     for trainer in everyone:
-        assert trainer.hear() == due[0], trainer.stderr
+        assert trainer.hear() == lines[0], trainer.stderr
     processes = [
         process
         for trainer in stopped
@@ -283,14 +295,44 @@ def test_being_stopped_for_10_s_changes_nothing(
     while time.monotonic() - begun < 10:
         select.select([], [], [], 10.05 - (time.monotonic() - begun))
     daemon.thaw()
-    other.say(len(due))
-    assert [other.hear() for _ in due[1:]] == due[1:], "the others do not matter to it"
+    other.say(len(lines))
+    assert [other.hear() for _ in lines[1:]] == lines[1:], "the others do not matter to it"
     for process in processes:
         process.resume()
     for trainer in stopped:
-        trainer.say(len(due))
-        assert [trainer.hear() for _ in due[1:]] == due[1:]
+        trainer.say(len(lines))
+        assert [trainer.hear() for _ in lines[1:]] == lines[1:]
         assert trainer.stderr == ""
+
+
+def test_a_dataset_that_is_closed_or_left_in_the_middle_goes_on(
+    daemon: DaemonProcess, stream: Stream
+) -> None:
+    truth = expected(stream, epochs=4).entries
+    dataset, beside = (DaemonDataset(daemon.socket, stream) for _ in range(2))
+    ledger, kept = Ledger(), []
+    for stop in (3, 1, 2):  # leaves of the first three epochs, with another dataset on the socket
+        for batch, other in zip(dataset, beside, strict=False):
+            ledger.record(batch)
+            kept.append(other)
+            if batch.meta["step"] + 1 == stop:
+                break
+    assert ledger.entries == [*truth[:3], truth[STEPS], *truth[2 * STEPS : 2 * STEPS + 2]]
+    batches = iter(dataset)
+    ledger.record(next(batches))
+    dataset.close()
+    with pytest.raises(errors.FeedError, match="this pass was ended"):
+        next(batches)
+    dataset.load_state_dict(dataset.state_dict())
+    for batch in dataset:
+        ledger.record(batch)
+    assert ledger.entries[6:] == truth[3 * STEPS :]
+    for batch in kept:
+        ledger.record(batch)
+    assert ledger.entries[-6:] == ledger.entries[:6], "what is held stays as it was"
+    dataset.close()
+    beside.close()
+    assert daemon.status()["feeds"] == []
 
 
 # ---- a private daemon ----------------------------------------------------------------------------
@@ -304,9 +346,9 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def daemon_of(dataset: DaemonDataset) -> psutil.Process:
-    assert dataset._private is not None
-    assert dataset._private._process is not None
-    return psutil.Process(dataset._private._process.pid)
+    assert dataset._link.private is not None
+    assert dataset._link.private._process is not None
+    return psutil.Process(dataset._link.private._process.pid)
 
 
 def test_a_private_daemon_serves_and_goes(stream: Stream, temporary: Path) -> None:
@@ -344,9 +386,9 @@ def test_a_private_daemon_that_dies_is_started_again(
     seen: set[int] = set()
     for batch in dataset:
         ledger.record(batch)
-        assert dataset._private is not None
-        with dataset._private._lock:  # held until one that is being started listens
-            process = dataset._private._process
+        assert dataset._link.private is not None
+        with dataset._link.private._lock:  # held until one that is being started listens
+            process = dataset._link.private._process
         if process is not None and process.poll() is None and len(seen) < 3:  # it is back
             seen.add(process.pid)
             process.send_signal(number)

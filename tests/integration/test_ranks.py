@@ -10,113 +10,114 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import pytest
 
 from headrace import DaemonDataset, Stream, Topology, errors
 from headrace.plans import Cursor, Shuffled
-from headrace.testing import Ledger
+from headrace.testing import Ledger, LedgerEntry
+from tests.support.app import AppThread
 from tests.support.daemon import DaemonProcess
 from tests.support.expected import expected
-from tests.support.files import check, stream_of, write_samples
+from tests.support.files import stream_of, write_samples
 from tests.support.waiting import wait_until
+from tests.support.worlds import run_world
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from headrace.batch import Batch
+    from headrace.plans.cut import Tail
     from tests.support.trainers import Trainer, Trainers
 
 NUM_SAMPLES = 2000
-GLOBAL_BATCH = 192
-STEPS = 11
-"""The last one is short, and filled up."""
 
 
 @pytest.fixture(scope="module")
-def nodes() -> Iterator[tuple[DaemonProcess, DaemonProcess]]:
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[DaemonProcess, ...]]:
     """Return the daemons of two nodes."""
-    with DaemonProcess() as one, DaemonProcess() as other:
-        yield one, other
-        wait_until(lambda: not one.status()["feeds"] and not other.status()["feeds"])
-        for daemon in (one, other):
-            memory = daemon.status()["memory"]
-            assert (memory["held_bytes"], memory["guaranteed_bytes"]) == (0, 0)
+    config = tmp_path_factory.mktemp("config") / "headrace.toml"
+    # How long the memory of a run waits for it that does not begin after all.
+    config.write_text("[daemon]\ngrace_s = 2\n")
+    with (
+        DaemonProcess("--config", str(config)) as one,
+        DaemonProcess("--config", str(config)) as two,
+    ):
+        yield one, two
+        wait_until(lambda: is_quiet(one.status()) and is_quiet(two.status()))
+
+
+def is_quiet(report: dict[str, Any]) -> bool:
+    memory = report["memory"]
+    return not (report["feeds"] or memory["held_bytes"] or memory["guaranteed_bytes"])
 
 
 @pytest.fixture(scope="module")
-def stream(tmp_path_factory: pytest.TempPathFactory) -> Stream:
-    folder = write_samples(tmp_path_factory.mktemp("samples"), NUM_SAMPLES, max_bytes=300)
-    return stream_of(folder, Shuffled(global_batch_size=GLOBAL_BATCH, seed=17))
-
-
-def run_world(
-    nodes: Sequence[DaemonProcess],
-    stream: Stream,
-    world_size: int,
-    *,
-    state: dict[str, Any] | None = None,
-    steps: int = STEPS,
-) -> tuple[list[list[int]], dict[str, Any]]:
-    """Run ranks side by side, spread over nodes, and return the global batches and a state.
-
-    Position i of a global batch is position i // R of rank i % R, fillers left out.
-    """
-    ranks = [
-        DaemonDataset(
-            nodes[rank * len(nodes) // world_size].socket,
-            stream,
-            topology=Topology(rank, world_size),
-            prefetch_batches=1,
-        )
-        for rank in range(world_size)
-    ]
-    for rank in ranks:
-        if state is not None:
-            rank.load_state_dict(json.loads(json.dumps(state)))
-    passes = [iter(rank) for rank in ranks]
-    steps_of_all = []
-    for _ in range(steps):
-        batches: list[Batch] = [next(batches) for batches in passes]
-        assert len({batch.cursor for batch in batches}) == 1, "the cursor is global"
-        assert len({len(batch) for batch in batches}) == 1, "all ranks do the same work"
-        for batch in batches:
-            check(batch)
-        rows = zip(
-            *(zip(b.indices.tolist(), b.flags.tolist(), strict=True) for b in batches), strict=True
-        )
-        steps_of_all.append([index for index, flags in chain(*rows) if not flags])
-    states = [rank.state_dict() for rank in ranks]
-    assert states == states[:1] * world_size
-    for rank in ranks:
-        rank.close()
-    return steps_of_all, states[0]
+def sockets(nodes: tuple[DaemonProcess, ...]) -> list[str]:
+    return [node.socket for node in nodes]
 
 
 @pytest.fixture(scope="module")
-def whole(nodes: tuple[DaemonProcess, DaemonProcess], stream: Stream) -> list[list[int]]:
-    """Return the global batches of an epoch, as one rank reads them."""
-    steps, _ = run_world(nodes[:1], stream, 1)
-    assert [
-        entry.ids[: len(step)] for entry, step in zip(expected(stream).entries, steps, strict=True)
-    ] == [tuple(step) for step in steps]
-    assert sorted(chain(*steps)) == list(range(NUM_SAMPLES))
-    return steps
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_samples(tmp_path_factory.mktemp("samples"), NUM_SAMPLES, max_bytes=300)
 
 
-@pytest.mark.parametrize("world_size", [2, 3, 4, 6, 8, 12, 24])
-def test_the_global_batches_are_the_same_for_every_world_size_and_number_of_nodes(
-    nodes: tuple[DaemonProcess, DaemonProcess],
-    stream: Stream,
-    whole: list[list[int]],
-    world_size: int,
+class Epoch(NamedTuple):
+    """A stream, and what one rank gets in its first epoch: the last step is short."""
+
+    stream: Stream
+    truth: list[LedgerEntry]
+
+    @property
+    def steps(self) -> int:
+        return len(self.truth)
+
+
+def epoch_of(folder: Path, global_batch: int) -> Epoch:
+    stream = stream_of(folder, Shuffled(global_batch_size=global_batch, seed=17))
+    truth = expected(stream).entries
+    assert sorted(chain(*(entry.ids for entry in truth))) == list(range(NUM_SAMPLES))
+    assert len(truth[-1].ids) == NUM_SAMPLES % global_batch
+    return Epoch(stream, truth)
+
+
+@pytest.fixture(scope="module")
+def of_24(folder: Path) -> Epoch:
+    return epoch_of(folder, 24)
+
+
+@pytest.fixture(scope="module")
+def of_192(folder: Path) -> Epoch:
+    return epoch_of(folder, 192)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4, 6, 8, 12, 24])
+def test_the_global_batches_are_the_same_for_every_world_size(
+    sockets: list[str], of_24: Epoch, world_size: int
 ) -> None:
-    for used in (nodes[:1], nodes):
-        assert run_world(used, stream, world_size)[0] == whole
+    run = run_world(sockets, of_24.stream, world_size, steps=of_24.steps)
+    assert run.together == of_24.truth
+    for rank, ledger in enumerate(run.ranks):
+        truth = expected(of_24.stream, topology=Topology(rank, world_size))
+        assert ledger.difference(truth) is None
+
+
+def test_ranks_get_the_same_however_they_are_spread_over_nodes(
+    sockets: list[str], of_192: Epoch
+) -> None:
+    with ExitStack() as running:
+        others = [running.enter_context(AppThread()).socket for _ in range(6)]
+        ledgers = [
+            run_world([*sockets, *others][:number], of_192.stream, 8, steps=of_192.steps).ranks
+            for number in (1, 2, 4, 8)
+        ]
+    for rank in range(8):
+        truth = expected(of_192.stream, topology=Topology(rank, 8))
+        assert [of_ranks[rank].difference(truth) for of_ranks in ledgers] == [None] * 4
 
 
 @pytest.mark.parametrize(
@@ -124,40 +125,84 @@ def test_the_global_batches_are_the_same_for_every_world_size_and_number_of_node
     [(8, 4), (4, 8), (8, 6), (6, 1), (1, 8), (2, 3), (32, 16), (8, 64), (8, 2, 8), (3, 64, 2)],
 )
 def test_the_world_may_change_in_the_middle_of_an_epoch_and_again(
-    nodes: tuple[DaemonProcess, DaemonProcess],
-    stream: Stream,
-    whole: list[list[int]],
-    worlds: tuple[int, ...],
+    sockets: list[str], of_192: Epoch, worlds: tuple[int, ...]
 ) -> None:
     state: dict[str, Any] | None = None
-    done: list[list[int]] = []
+    done: list[LedgerEntry] = []
     for number, world_size in enumerate(worlds, 1):
-        steps = STEPS - len(done) if number == len(worlds) else 4
-        some, state = run_world(nodes, stream, world_size, state=state, steps=steps)
-        done += some
-    assert done == whole
+        steps = of_192.steps - len(done) if number == len(worlds) else 4
+        run = run_world(sockets, of_192.stream, world_size, state=state, steps=steps)
+        done += run.together
+        state = run.state
+    assert done == of_192.truth
     assert state is not None
     assert (state["epoch"], state["step"], state["sample"]) == (1, 0, NUM_SAMPLES)
 
 
-def test_a_world_size_that_does_not_divide_is_refused_with_the_list_of_those_that_do(
-    nodes: tuple[DaemonProcess, DaemonProcess], stream: Stream
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")  # from Python 3.12 on
+def test_the_world_may_change_together_with_the_number_of_workers(
+    sockets: list[str], of_192: Epoch
 ) -> None:
-    _, state = run_world(nodes, stream, 8, steps=3)
-    dataset = DaemonDataset(nodes[0].socket, stream, topology=Topology(0, 7))
-    dataset.load_state_dict(state)
-    usable = "1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 192"
-    with pytest.raises(errors.PlanError, match=f"7.* {usable}"):
-        next(iter(dataset))
+    state: dict[str, Any] | None = None
+    done: list[LedgerEntry] = []
+    for world_size, workers, steps in ((2, 2, 3), (3, 0, 2), (1, 2, 2), (2, 1, of_192.steps - 7)):
+        run = run_world(
+            sockets, of_192.stream, world_size, state=state, steps=steps, workers=workers
+        )
+        done += run.together
+        state = run.state
+    assert done == of_192.truth
+
+
+def test_a_world_size_that_does_not_divide_is_refused_with_the_list_of_those_that_do(
+    sockets: list[str], of_24: Epoch
+) -> None:
+    state = run_world(sockets, of_24.stream, 8, steps=3).state
+    dataset = DaemonDataset(sockets[0], of_24.stream, topology=Topology(0, 7))
+    for batches in (dataset, dataset.loader(2)):
+        with pytest.raises(errors.PlanError, match=r"7.* 1, 2, 3, 4, 6, 8, 12, 24"):
+            next(iter(batches))
+        dataset.load_state_dict(state)
     dataset.close()
 
 
-def test_fewer_samples_than_ranks(
-    nodes: tuple[DaemonProcess, DaemonProcess], tmp_path: Path
+@pytest.mark.parametrize("tail", ["short", "wrap", "drop"])
+@pytest.mark.parametrize("batch", [{"batch_size": 7}, {"global_batch_size": 21}])
+def test_every_tail_is_as_many_steps_on_all_ranks(
+    sockets: list[str], folder: Path, tail: Tail, batch: dict[str, Any]
 ) -> None:
-    stream = stream_of(write_samples(tmp_path, 3), Shuffled(global_batch_size=8, seed=1))
-    steps, _ = run_world(nodes, stream, 8, steps=1)
-    assert [sorted(step) for step in steps] == [[0, 1, 2]]
+    stream = stream_of(folder, Shuffled(seed=3, tail=tail, **batch))
+    steps = NUM_SAMPLES // 21 + (tail != "drop")
+    run = run_world(sockets, stream, 3, steps=steps)
+    assert (run.state["epoch"], run.state["step"]) == (1, 0), "on all of them"
+    for rank, ledger in enumerate(run.ranks):
+        truth = expected(stream, topology=Topology(rank, 3))
+        assert ledger.difference(truth) is None
+    num_ids = sum(len(entry.ids) for entry in run.together)
+    assert num_ids == (NUM_SAMPLES if tail != "drop" else NUM_SAMPLES // 21 * 21)
+
+
+@pytest.mark.parametrize("tail", ["short", "wrap"])
+@pytest.mark.parametrize("batch", [{"batch_size": 1}, {"global_batch_size": 8}])
+def test_fewer_samples_than_ranks(
+    sockets: list[str], tmp_path: Path, tail: Tail, batch: dict[str, Any]
+) -> None:
+    stream = stream_of(write_samples(tmp_path, 3), Shuffled(seed=1, tail=tail, **batch))
+    run = run_world(sockets, stream, 8, steps=1)
+    assert [sorted(entry.ids) for entry in run.together] == [[0, 1, 2]]
+    for rank, ledger in enumerate(run.ranks):
+        truth = expected(stream, topology=Topology(rank, 8))
+        assert ledger.difference(truth) is None
+
+
+def test_fewer_samples_than_ranks_of_which_none_may_be_short_are_refused_on_all(
+    sockets: list[str], tmp_path: Path
+) -> None:
+    stream = stream_of(write_samples(tmp_path, 3), Shuffled(global_batch_size=8, tail="drop"))
+    for rank in range(8):
+        dataset = DaemonDataset(sockets[rank % 2], stream, topology=Topology(rank, 8))
+        with pytest.raises(errors.PlanError, match="3 samples"):
+            next(iter(dataset))
 
 
 # ---- processes -----------------------------------------------------------------------------------
@@ -213,21 +258,29 @@ def finish(trainers: Sequence[Trainer]) -> None:
         assert trainer.wait() == 0
 
 
+@pytest.mark.parametrize(("world_size", "replicas", "says"), [(4, 2, "group"), (8, 4, "mesh")])
 def test_ranks_that_replicate_get_identical_batches(
     trainers: Trainers,
-    nodes: tuple[DaemonProcess, DaemonProcess],
+    sockets: list[str],
     small: Stream,
     tmp_path: Path,
+    world_size: int,
+    replicas: int,
+    says: str,
 ) -> None:
-    job = Job(trainers, tmp_path, small, 4)
-    finish(job.start([node.socket for node in nodes], replicas=2))
-    for rank in range(4):
-        assert job.difference(rank, Topology(rank // 2, 2), small, 1) is None
+    job = Job(trainers, tmp_path, small, world_size)
+    finish(job.start(sockets, replicas=replicas, says=says))
+    for rank in range(world_size):
+        topology = Topology(rank // replicas, world_size // replicas)
+        assert job.difference(rank, topology, small, 1) is None
+    groups = [Ledger(job.ledger(rank)).entries for rank in range(0, world_size, replicas)]
+    ids = [index for entries in groups for entry in entries for index in entry.ids]
+    assert sorted(ids) == list(range(96)), "groups are disjoint"
 
 
 def test_ranks_that_load_different_states_are_told_before_the_first_batch(
     trainers: Trainers,
-    nodes: tuple[DaemonProcess, DaemonProcess],
+    nodes: tuple[DaemonProcess, ...],
     small: Stream,
     tmp_path: Path,
 ) -> None:
@@ -251,7 +304,7 @@ def test_ranks_that_load_different_states_are_told_before_the_first_batch(
 
 
 def test_ranks_whose_nodes_list_different_data_are_told(
-    trainers: Trainers, nodes: tuple[DaemonProcess, DaemonProcess], tmp_path: Path
+    trainers: Trainers, nodes: tuple[DaemonProcess, ...], tmp_path: Path
 ) -> None:
     folder = write_samples(tmp_path / "data", 32)
     stream = stream_of(folder, Shuffled(global_batch_size=8, seed=5))
@@ -268,7 +321,7 @@ def test_ranks_whose_nodes_list_different_data_are_told(
 
 def test_a_rank_that_does_not_come_is_named(
     trainers: Trainers,
-    nodes: tuple[DaemonProcess, DaemonProcess],
+    nodes: tuple[DaemonProcess, ...],
     small: Stream,
     tmp_path: Path,
 ) -> None:
@@ -279,6 +332,49 @@ def test_a_rank_that_does_not_come_is_named(
     assert here.hear() == "begins"
     assert here.hear().startswith("TopologyError rank(s) 1 did not begin a pass"), here.stderr
     assert here.wait() == 0
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Stream:
+    """Return a stream whose batches have 20 KiB for each of two ranks."""
+    folder = tmp_path_factory.mktemp("samples")
+    for number in range(80):
+        (folder / f"{number:02}.bin").write_bytes(bytes(1024))
+    return stream_of(folder, Shuffled(global_batch_size=40, seed=5))
+
+
+def test_a_run_that_does_not_fit_is_refused_before_its_ranks_wait_for_each_other(
+    trainers: Trainers, large: Stream, tmp_path: Path
+) -> None:
+    with DaemonProcess("--memory", "100KiB") as daemon:
+        job = Job(trainers, tmp_path, large, 2)
+        for rank in job.start([daemon.socket], workers=2, on_node=2):
+            assert rank.hear() == "begins", rank.stderr
+            said = rank.hear()
+            assert said.startswith("BudgetError a run over "), said
+            assert "with 2 rank(s) × 2 worker(s) on this node has 4 feed(s) of 2 slots" in said
+            assert "needs 163840 bytes" in said
+            assert "the budget is 102400 bytes ([daemon] memory)" in said
+            assert rank.wait() == 0
+        assert "feed opened" not in daemon.log
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_run_that_does_not_fit_on_one_node_is_refused_on_all(
+    trainers: Trainers, sockets: list[str], large: Stream, tmp_path: Path, workers: int
+) -> None:
+    """The rank on the node with memory does not wait until the deadline, which is 300 s."""
+    with DaemonProcess("--memory", "32KiB") as tight:
+        job = Job(trainers, tmp_path, large, 2)
+        ranks = job.start([tight.socket, sockets[1]], workers=workers, on_node=1)
+        heard = [(rank.hear(), rank.hear(), rank.wait()) for rank in ranks]
+        assert "feed opened" not in tight.log
+    reason = f"1 rank(s) × {workers or 1} worker(s) on this node"
+    for begins, said, status in heard:
+        assert (begins, status) == ("begins", 0)
+        assert reason in said
+    assert heard[0][1].startswith("BudgetError a run over ")
+    assert heard[1][1].startswith("FeedError rank 0 cannot begin its pass: a run over ")
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
@@ -324,7 +420,7 @@ def torchrun(**given: Any) -> tuple[int, str]:  # noqa: ANN401 - of any type
 @pytest.mark.slow
 @pytest.mark.timeout(250)  # six processes that import torch, which takes seconds of CPU each
 def test_a_job_of_torchrun_goes_on_after_a_rank_was_killed(
-    nodes: tuple[DaemonProcess, DaemonProcess], small: Stream, tmp_path: Path
+    nodes: tuple[DaemonProcess, ...], small: Stream, tmp_path: Path
 ) -> None:
     given: dict[str, Any] = {
         "stream": msgspec.to_builtins(small),

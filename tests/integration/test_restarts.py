@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from headrace import DaemonDataset, Stream, dataset, errors
+from headrace import DaemonDataset, Stream, errors, link
 from headrace.plans import Shuffled
 from headrace.testing import Ledger
 from tests.support.daemon import DaemonProcess
@@ -174,7 +174,7 @@ def test_questions_wait_for_a_daemon_that_comes_back(daemon: DaemonProcess, stre
 def test_a_frozen_daemon_is_an_error_after_the_deadline(
     daemon: DaemonProcess, stream: Stream, truth: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dataset, "SILENCE_S", 0.3)
+    monkeypatch.setattr(link, "SILENCE_S", 0.3)
     train = DaemonDataset(daemon.socket, stream, deadline_s=0.3)
     ledger = Ledger()
     batches = iter(train)

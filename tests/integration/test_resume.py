@@ -137,6 +137,41 @@ def test_a_trainer_that_is_killed_many_times_delivers_the_whole_run(
     assert Ledger(tmp_path / "ledger.jsonl").difference(expected(stream, epochs=2)) is None
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_ten_random_kills_in_one_epoch(
+    stream: Stream, app: AppThread, trainers: Trainers, tmp_path: Path, seed: int
+) -> None:
+    rng = random.Random(seed)
+    saved, ledger = tmp_path / "state.json", tmp_path / "ledger.jsonl"
+    arguments = {
+        "stream": msgspec.to_builtins(stream),
+        "socket": app.socket,
+        "ledger": str(ledger),
+        "state": str(saved),
+        "epochs": 1,
+        "waits": True,
+    }
+    updates, sizes = [0], []
+    for _ in range(10):
+        trainer = trainers.start("train", prefetch_batches=rng.choice((1, 4, 64)), **arguments)
+        steps = rng.randint(1, 4)
+        trainer.say(steps + rng.randint(0, 1))  # it may be anywhere in the step after them
+        trainer.hear_until("begins")
+        for _ in range(steps):
+            assert trainer.hear(), trainer.stderr
+        trainer.kill()
+        assert trainer.wait() == -signal.SIGKILL
+        updates.append(json.loads(saved.read_text())["update"])
+        sizes.append(saved.stat().st_size)
+    assert updates == sorted(set(updates)), "the cursor strictly increases"
+    assert max(sizes) - min(sizes) <= 64
+    trainer = trainers.start("train", **arguments)
+    trainer.say(STEPS)
+    assert trainer.hear_all()[-1] == "done"
+    assert trainer.wait() == 0
+    assert Ledger(ledger).difference(expected(stream)) is None
+
+
 # ---- again and again -----------------------------------------------------------------------------
 
 

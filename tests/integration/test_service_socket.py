@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -156,6 +157,39 @@ def test_a_job_goes_on_over_daemons_that_are_stopped_and_killed(
     train.close()
     assert ledger.difference(expected(stream, epochs=EPOCHS)) is None
     service.stop()
+
+
+def test_a_trainer_does_not_notice_a_reload_and_outlives_a_stop_of_a_few_seconds(
+    service: Service, folder: Path, path: Path, stream: Stream
+) -> None:
+    config = folder / "headrace.toml"
+    config.write_text("")
+    daemon = service.start("--config", str(config))
+    service.wait_until_ready()
+    train = DaemonDataset(os.fspath(path), stream)
+    ledger = Ledger()
+    for number in range(EPOCHS):
+        for batch in train:
+            check(batch)
+            ledger.record(batch)
+            if batch.meta["step"] in (2, 7):
+                config.write_text(f"[daemon]\ngrace_s = {10 + number + batch.meta['step']}\n")
+                daemon.send(signal.SIGHUP)
+                service.manager.wait_for("RELOADING")
+                service.manager.wait_for("READY")
+            if batch.meta["step"] == 12:
+                assert daemon.log.count("feed opened") == 1, "the session was kept"
+                begun = time.monotonic()
+                service.stop()
+                assert time.monotonic() - begun < 5
+                daemon = service.start("--config", str(config))
+                service.wait_until_ready()
+    train.close()
+    assert ledger.difference(expected(stream, epochs=EPOCHS)) is None
+    service.stop()
+    service.manager.drain()
+    one = ["READY", *["RELOADING", "READY"] * 2, "STOPPING"]
+    assert service.manager.state == [*one, *one, "READY", "STOPPING"]
 
 
 def test_a_socket_for_another_process_is_ignored(

@@ -74,6 +74,8 @@ def train_in_group(
     world_size: int,
     rendezvous: str = "",
     replicas: int = 1,
+    says: str = "mesh",
+    on_node: int = 0,
     ledger: str,
     state: str,
     epochs: int,
@@ -81,12 +83,25 @@ def train_in_group(
     workers: int = 0,
     **options: Any,  # noqa: ANN401 - of any type
 ) -> None:
-    """Do the same as one of the processes of torch.distributed, some of them with the same data."""
+    """Do the same as one of the processes of torch.distributed.
+
+    Args:
+        replicas: How many neighbouring ranks get the same data.
+        says: What says so: ``"mesh"`` or ``"group"``.
+        on_node: Ranks on this node, as torchrun tells it; 0 if nothing does.
+    """
+    if on_node:
+        os.environ["LOCAL_WORLD_SIZE"] = str(on_node)
     dist.init_process_group(
         "gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=world_size
     )
     topology = Topology(rank // replicas, world_size // replicas)
-    if replicas > 1:
+    if replicas > 1 and says == "group":
+        groups = [
+            dist.new_group(list(range(first, world_size, replicas))) for first in range(replicas)
+        ]
+        options["process_group"] = groups[rank % replicas]
+    elif replicas > 1:
         shape, names = (topology.world_size, replicas), ("dp", "tp")
         options["mesh"] = init_device_mesh("cpu", shape, mesh_dim_names=names)["dp"]
     dataset = dataset_of(stream, socket, **options)
@@ -131,7 +146,7 @@ def private(*, stream: dict[str, Any], forks: bool = False) -> None:
     """Open a private daemon, tell where it is, perhaps fork, and wait."""
     dataset = dataset_of(stream, None)
     next(iter(dataset))
-    daemon = dataset._private
+    daemon = dataset._link.private
     assert daemon is not None
     assert daemon._process is not None
     tell(daemon._process.pid, daemon.socket)
@@ -158,17 +173,19 @@ def fork(*, stream: dict[str, Any], socket: str | None) -> None:
     """Fork after connecting; both processes go on, each with what is its own."""
     dataset = dataset_of(stream, socket)
     batches = iter(dataset)
-    next(batches)
+    tell("parent", entry(next(batches)))
     child = os.fork()
     if not child:
         try:
             next(batches)
         except HeadraceError as error:
             tell("child", error)
-        tell("child", *(batch.meta["step"] for batch in dataset))
+        for batch in dataset:
+            tell("child", entry(batch))
         return
     assert os.waitpid(child, 0)[1] == 0
-    tell("parent", *(batch.meta["step"] for batch in batches))
+    for batch in batches:
+        tell("parent", entry(batch))
     dataset.close()
 
 
@@ -183,7 +200,7 @@ def work(*, stream: dict[str, Any], socket: str | None, context: str, kinds: lis
         made = dataset.loader if kind == "loader" else partial(DataLoader, dataset, batch_size=None)
         _kept.append(iter(made(**options)))
         for _ in range(2):  # torch is not quiet about a worker that is terminated before it is one
-            tell(kind, *places(next(_kept[-1])))
+            tell(kind, entry(next(_kept[-1])))
 
 
 def loop_with_workers(
@@ -198,13 +215,13 @@ def loop_with_workers(
         batches = DataLoader(dataset, batch_size=None, **options)
     while True:
         for batch in batches:
-            tell(*places(batch))
+            tell(entry(batch))
             listen()
 
 
-def places(batch: Batch) -> tuple[int, int]:
-    """Return epoch and step."""
-    return batch.meta["epoch"], batch.meta["step"]
+def entry(batch: Batch) -> str:
+    """Return the entry of a batch in a ledger, as one line of JSON."""
+    return msgspec.json.encode(Ledger().record(batch)).decode()
 
 
 def catch_interrupt(*, stream: dict[str, Any], socket: str | None) -> None:

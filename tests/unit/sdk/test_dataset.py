@@ -14,11 +14,13 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from torch._C._distributed_c10d import HashStore
 from torch.utils.data import DataLoader
 
 from headrace import DaemonDataset, Objects, Stream, Topology, errors
 from headrace.batch import Batch
 from headrace.plans import Sequential, Shuffled
+from headrace.ranks import meeting
 from headrace.testing import FakeDaemon, ledger_of
 from tests.support.fakes import LyingDaemon, fake, places, receivers, samples, take
 
@@ -309,9 +311,36 @@ def test_topologies_that_contradict_each_other_are_refused(
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
     join_group(monkeypatch, 3, 4)
+    store = HashStore()
+    monkeypatch.setattr("torch.distributed.distributed_c10d._get_default_store", lambda: store)
     dataset = daemon.dataset()
+    met = meeting()
+    assert met is not None
     with pytest.raises(errors.TopologyError, match=r"rank 3 of 4, .* RANK=1 WORLD_SIZE=2"):
         next(iter(dataset))
+    name = met._replace(number=met.number + 1).mine
+    assert store.check([name]), "nobody has to wait for it"
+    assert b"torch.distributed says rank 3 of 4" in store.get(name)
+
+
+def test_ranks_compare_in_the_main_thread_only(
+    daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pass in another thread may come at any time, among meetings of others."""
+    met: list[str] = []
+
+    def meet(group: object) -> None:
+        met.append(threading.current_thread().name)
+
+    monkeypatch.setattr("headrace.dataset.meeting", meet)
+    for options, times in (({}, 1), ({"check_ranks": False}, 0), ({"topology": Topology()}, 0)):
+        thread = threading.Thread(target=next, args=(iter(daemon.dataset(**options)),))
+        thread.start()
+        thread.join()
+        assert met == []
+        next(iter(daemon.dataset(**options)))
+        assert met == [threading.main_thread().name] * times
+        met.clear()
 
 
 def test_questions_do_not_settle_the_topology(
@@ -362,7 +391,7 @@ def test_manifest_of_thousands_is_asked_for_in_pieces() -> None:
     with fake(3000) as daemon:
         dataset = daemon.dataset()
         asked = 0
-        connect = dataset._dial
+        connect = dataset._link.dial
         assert connect is not None
 
         def counting() -> socket.socket:
@@ -370,7 +399,7 @@ def test_manifest_of_thousands_is_asked_for_in_pieces() -> None:
             asked += 1
             return connect()
 
-        dataset._dial = counting
+        dataset._link.dial = counting
         names = [name for name, _ in dataset.manifest]
         assert names == sorted(samples(3000))
         assert [name for name, _ in dataset.manifest[:]] == names
@@ -406,7 +435,7 @@ def test_questions_do_not_move_the_position(daemon: FakeDaemon) -> None:
 
 def test_questions_survive_a_lost_connection(daemon: FakeDaemon) -> None:
     dataset = daemon.dataset()
-    dial, dropped = dataset._dial, 0
+    dial, dropped = dataset._link.dial, 0
     assert dial is not None
 
     def dropping() -> socket.socket:
@@ -417,7 +446,7 @@ def test_questions_survive_a_lost_connection(daemon: FakeDaemon) -> None:
             daemon.hang_up()
         return sock
 
-    dataset._dial = dropping
+    dataset._link.dial = dropping
     assert len(dataset) == 5
     assert dropped == 3
 
@@ -503,7 +532,7 @@ def test_the_socket_may_come_from_the_environment(
 def test_what_is_asked_for_by_name_travels_as_a_name(daemon: FakeDaemon) -> None:
     for stream, wire in ((None, ""), ("train", "train")):
         dataset = DaemonDataset("/s", stream)
-        dataset._dial = daemon._dial
+        dataset._link.dial = daemon._dial
         next(iter(dataset))
         assert daemon.opened[-1].stream == wire
 
@@ -513,7 +542,7 @@ def test_a_relative_folder_is_anchored_where_the_trainer_runs(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     dataset = DaemonDataset("/s", Stream(Objects("images"), Sequential(batch_size=2)))
-    dataset._dial = daemon._dial
+    dataset._link.dial = daemon._dial
     next(iter(dataset))
     stream: Any = daemon.opened[-1].stream
     assert stream["source"]["uri"] == str(tmp_path / "images")
@@ -564,12 +593,12 @@ def test_a_copy_goes_its_own_way_from_the_same_position(
     daemon: FakeDaemon, duplicate: Callable[[DaemonDataset], DaemonDataset]
 ) -> None:
     dataset = DaemonDataset("/fake", daemon.stream, topology=Topology())
-    dataset._dial = daemon._dial
+    dataset._link.dial = daemon._dial
     batches = iter(dataset)
     take(batches, 2)
-    dataset._dial = None
+    dataset._link.dial = None
     copied = duplicate(dataset)
-    dataset._dial = copied._dial = daemon._dial
+    dataset._link.dial = copied._link.dial = daemon._dial
     assert copied._board is not dataset._board
     assert places(copied) == [(1, step) for step in range(5)]
     assert take(batches, 1) == [(0, 2)]

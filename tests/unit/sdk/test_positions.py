@@ -247,7 +247,7 @@ def test_state_of_another_plan_is_refused_by_the_daemon_where_it_is_not(
     state = daemon.dataset().state_dict()
     with fake(10, SHUFFLED) as other:
         dataset = DaemonDataset("/s", "train")
-        dataset._dial = other._dial
+        dataset._link.dial = other._dial
         dataset.load_state_dict(state)
         for ask in (lambda: next(iter(dataset)), lambda: len(dataset), lambda: dataset.remaining):
             with pytest.raises(errors.CursorError, match="the cursor belongs to plan"):

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import HashStore
 
 from headrace import errors
-from headrace.ranks import Facts, Meeting, compare, meeting
+from headrace.ranks import Facts, Meeting, compare, meeting, stay_away
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -106,6 +106,15 @@ def test_a_rank_that_does_not_come_is_named_at_the_deadline() -> None:
     raised = meet({0: FACTS}, deadline_s=0.05)
     assert isinstance(raised[0], errors.TopologyError)
     assert "rank(s) 2, 5 did not begin a pass over a DaemonDataset within 0.05 s" in str(raised[0])
+
+
+def test_a_rank_that_cannot_begin_lets_nobody_wait() -> None:
+    store = HashStore()
+    stay_away(Meeting(store, 2, MEMBERS, 0), "no memory")
+    stay_away(Meeting(store, 5, MEMBERS, 0), "no daemon")
+    with pytest.raises(errors.FeedError, match="rank 2 cannot begin its pass: no memory") as raised:
+        compare(Meeting(store, 0, MEMBERS, 0), FACTS, BLOCKS, deadline_s=0.05)
+    assert (raised.value.code, raised.value.retryable) == ("ranks", False)
 
 
 def test_a_lone_process_meets_nobody() -> None:

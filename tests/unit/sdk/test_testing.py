@@ -262,7 +262,7 @@ def test_a_broken_dataset_is_found_out(kind: type[DaemonDataset]) -> None:
 
         def make() -> DaemonDataset:
             dataset = kind("/s", daemon.stream)
-            dataset._dial = daemon._dial
+            dataset._link.dial = daemon._dial
             return dataset
 
         with pytest.raises(AssertionError, match="resumed after"):
