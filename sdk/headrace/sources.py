@@ -145,7 +145,8 @@ class Stream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise PlanError(f"source={self.source!r} is no source: use Objects(uri)")
         plan: object = self.plan
         if not isinstance(plan, Plan | FromSampler | Dictated):
-            hint = "use plans.FromSampler(…)" if hasattr(plan, "__iter__") else "see headrace.plans"
+            is_sampler = hasattr(plan, "__iter__") and not isinstance(plan, str | bytes | dict)
+            hint = "use plans.FromSampler(…)" if is_sampler else "see headrace.plans"
             raise PlanError(f"plan={plan!r} is no plan: {hint}")
         if self.on_bad != "fail":
             raise PlanError(f"on_bad={self.on_bad!r} is unknown: choose 'fail'")

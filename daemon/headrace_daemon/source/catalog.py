@@ -78,7 +78,10 @@ class Catalog:
             raise
         # It goes on when its asker is cancelled, so the lock is its own.
         work.add_done_callback(lambda work: _release(lock, work))
-        manifest = await asyncio.shield(work)
+        try:
+            manifest = await asyncio.shield(work)
+        finally:
+            del work  # or its error would keep this frame, and this frame the work
         return OpenSource(manifest, self._reader(source))
 
     async def open_all(

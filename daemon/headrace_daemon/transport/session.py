@@ -243,7 +243,8 @@ class Session:
 
     async def _open(self, request: m.Open, dictation: Dictation) -> None:
         connection = self._connection
-        refusal: HeadraceError | None = None
+        # Not the error, which would keep this frame, and that a manifest.
+        refusal: m.Error | None = None
         try:
             entry = await self._registry.open(
                 request, dictation=dictation, progress=self._progress("listing")
@@ -255,19 +256,19 @@ class Session:
             if connection.state is State.OPENING:
                 connection.send(_opened(entry))
         except LocalProtocolError as error:
-            refusal = PlanError(f"the stream is described at too great a length: {error}")
+            reason = f"the stream is described at too great a length: {error}"
+            refusal = to_message(PlanError(reason), scope="feed")
         except HeadraceError as error:
-            refusal = error
+            refusal = to_message(error, scope="feed")
         except Exception as error:
             logger.exception("open failed session=%s", self.name)
-            refusal = _unforeseen(error)
+            refusal = to_message(_unforeseen(error), scope="feed")
         finally:
             self._opening = None
             self._wake.set()
         if refusal is not None:
-            message = to_message(refusal, scope="feed")
-            logger.info("open refused session=%s: %s", self.name, message.message)
-            await self._end_feed(message)
+            logger.info("open refused session=%s: %s", self.name, refusal.message)
+            await self._end_feed(refusal)
             self._wake.set()
 
     def _progress(self, kind: str) -> Callable[[int], None]:
@@ -288,7 +289,8 @@ class Session:
             self._is_answering = False
             request = await self._requests.get()
             self._is_answering = True
-            refusal: HeadraceError
+            refusal: m.Error
+            number = request.request
             try:
                 match request:
                     case m.Status():
@@ -299,16 +301,17 @@ class Session:
                         await self._read(request)
                         continue
             except LocalProtocolError as error:
-                refusal = PlanError(f"{error}: ask for fewer samples at a time")
+                reason = f"{error}: ask for fewer samples at a time"
+                refusal = to_message(PlanError(reason), scope="request", request=number)
             except HeadraceError as error:
-                refusal = error
+                refusal = to_message(error, scope="request", request=number)
             except Exception as error:
                 logger.exception("request failed session=%s", self.name)
-                refusal = _unforeseen(error)
+                refusal = to_message(_unforeseen(error), scope="request", request=number)
             else:
                 await self._written()
                 continue
-            self._say(to_message(refusal, scope="request", request=request.request))
+            self._say(refusal)
             await self._written()
 
     def _say(self, message: m.DaemonMessage) -> None:
