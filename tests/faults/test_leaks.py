@@ -158,20 +158,25 @@ def test_no_task_and_no_memory_is_left(stream: Stream, way: Callable[[str, Strea
         finish(app.socket, stream)
 
 
+def until_killed(stream: Stream, folder: Path) -> dict[str, Any]:
+    """Return what tells a trainer to train until it is killed."""
+    return {
+        "stream": msgspec.to_builtins(stream),
+        "ledger": str(folder / "ledger.jsonl"),
+        "state": str(folder / "state.json"),
+        "epochs": 10**6,
+        "prefetch_batches": 64,
+        "waits": True,
+    }
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_a_hundred_clients_that_come_and_go_leave_nothing(
     stream: Stream, trainers: Trainers, tmp_path: Path
 ) -> None:
     """Each is followed by a trainer that is killed in the middle of its work."""
-    killed = {
-        "stream": msgspec.to_builtins(stream),
-        "ledger": str(tmp_path / "ledger.jsonl"),
-        "state": str(tmp_path / "state.json"),
-        "epochs": 10**6,
-        "prefetch_batches": 64,
-        "waits": True,
-    }
+    killed = until_killed(stream, tmp_path)
     with DaemonProcess() as daemon:
 
         def visit(number: int) -> None:
@@ -240,14 +245,7 @@ def test_a_killed_trainer_is_cleared_away_within_a_second_and_holds_nobody_up(
     stream: Stream, trainers: Trainers, tmp_path: Path
 ) -> None:
     """Once of ten times is enough: others use the machine as well."""
-    killed = {
-        "stream": msgspec.to_builtins(stream),
-        "ledger": str(tmp_path / "ledger.jsonl"),
-        "state": str(tmp_path / "state.json"),
-        "epochs": 10**6,
-        "prefetch_batches": 64,
-        "waits": True,
-    }
+    killed = until_killed(stream, tmp_path)
     found: list[tuple[float, float]] = []
     with DaemonProcess() as daemon:
         other = DaemonDataset(daemon.socket, stream)

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import uvloop
-from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from headrace.errors import PlanError
 
@@ -17,6 +15,7 @@ from ..source.ais.access import Access
 from ..source.ais.store import AisStore
 from ..source.local import list_folder
 from ..source.store import ManifestStore
+from .progress import working
 
 if TYPE_CHECKING:
     import argparse
@@ -92,19 +91,10 @@ def list_with_progress(settings: Settings, source: Source, root: Path) -> Manife
         source: What to list.
         root: Where manifests are written while they are made.
     """
-    console = Console(stderr=True)
-    with Progress(
-        SpinnerColumn(),
-        TextColumn("listing {task.description}: {task.completed} objects", markup=False),
-        TimeElapsedColumn(),
-        transient=True,
-        console=console,
-        disable=not console.is_terminal,
-    ) as progress:
-        task = progress.add_task(source.uri, total=None)
+    with working(f"listing {source.uri}") as say:
 
         def show(found: int) -> None:
-            progress.update(task, completed=found)
+            say(f"{found:,} objects")
 
         if source.bucket is None:
             return list_folder(source, show)

@@ -7,18 +7,17 @@ counted into a summary, or drawn.
 from __future__ import annotations
 
 import json
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from rich.console import Console
 from rich.filesize import decimal
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from headrace.plans.engine import BoundPlan, epoch_steps, remaining_steps
 from headrace.topology import Topology
 
 from ...errors import SettingsError
+from ..progress import working
 from .arguments import DEFAULT_STEPS, Range, add_arguments, ranks, step_range
 from .places import forward, origin
 from .rows import Table, row
@@ -53,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
     chosen = ranks(options.rank or ("all" if options.summary else "0"), options.world_size)
     what = named_subject(options)
     console = Console(markup=False, emoji=False, highlight=False, soft_wrap=True)
-    with _working("planning"):
+    with working("planning"):
         bound = BoundPlan.to(what.plan, what.data)
         start = origin(bound, options)
         facts = _facts(bound, what, start, chosen, options.world_size)
@@ -74,13 +73,13 @@ def run(options: argparse.Namespace) -> int:
 
         points = Points(what)
         adders.append(points.add)
-    with _working("counting") as show:
+    with working("counting") as say:
         done = 0
         for steps in _chained(first, chunks):
             for add in adders:
                 add([batch for step in steps for batch in step])
             done += len(steps)
-            show(done, within.num_counted)
+            say(f"{done:,} of {within.num_counted:,} steps")
         if summary is not None:
             found = summary.facts(bound, within, len(chosen), options.world_size)
             more["summary"] = found
@@ -230,23 +229,3 @@ def _chained(
     if first:
         yield first
     yield from chunks
-
-
-@contextmanager
-def _working(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Show a line of progress on a terminal while something is computed."""
-    console = Console(stderr=True)
-    with Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}", markup=False),
-        TimeElapsedColumn(),
-        transient=True,
-        console=console,
-        disable=not console.is_terminal,
-    ) as progress:
-        task = progress.add_task(what, total=None)
-
-        def show(done: int, total: int) -> None:
-            progress.update(task, description=f"{what}: {done:,} of {total:,} steps")
-
-        yield show
