@@ -150,6 +150,7 @@ class Dictator:
         self._lock = Lock()
         self._waiting: deque[m.Dictation] = deque()
         self._num_told = 0  # of those that wait
+        self._num_drawn = 0
         self._is_at_edge = False
         self._is_over = self._has_told_end = False
         self.failure: BaseException | None = None
@@ -160,10 +161,9 @@ class Dictator:
         """Batches that were drawn and not received."""
         return len(self._waiting)
 
-    @property
-    def has_failed(self) -> bool:
-        """Whether the plan has failed, and all that was drawn before was received."""
-        return self.failure is not None and not self._waiting
+    def has_failed(self, num_consumed: int) -> bool:
+        """Return whether the plan has failed, and all that was drawn before was consumed."""
+        return self.failure is not None and num_consumed == self._num_drawn
 
     def begin_pass(self) -> None:
         """Go on after the end of an epoch."""
@@ -184,6 +184,7 @@ class Dictator:
                 return
             self._is_over = not batches
             self._is_at_edge = bool(batches) and batches[-1].is_last_of_epoch
+            self._num_drawn += len(told)
             with self._lock:
                 self._waiting += told
 

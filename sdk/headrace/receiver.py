@@ -128,7 +128,7 @@ class Receiver:
         if self._end is not None:
             return self._end
         dictator = self._dictator
-        if dictator is not None and dictator.has_failed and self._items.empty():
+        if dictator is not None and dictator.has_failed(self._num_consumed):
             assert dictator.failure is not None
             self._failure = errors.without_frames(dictator.failure)
             raise dictator.failure
@@ -173,7 +173,9 @@ class Receiver:
 
         def make() -> m.Indices | None:
             nonlocal is_more
-            message = dictator.untold()
+            # What is told to a connection that was lost meanwhile would count as told to the next.
+            with self._lock:
+                message = dictator.untold() if self._channel is channel else None
             is_more = message is not None
             return message
 

@@ -17,6 +17,7 @@ from headrace.testing import Ledger
 from tests.support.app import AppThread
 from tests.support.daemon import DaemonProcess
 from tests.support.files import check, write_samples
+from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -223,6 +224,23 @@ def test_a_daemon_that_dies_is_told_again_what_was_not_received(folder: Path) ->
                 daemon.start()
         assert found == truth
         assert sampler.drawn == [(0, number) for number in range(30)]
+        dataset.close()
+
+
+def test_a_daemon_that_comes_back_while_a_batch_is_drawn_is_told_of_it(folder: Path) -> None:
+    class Slow(Batches):
+        def __iter__(self) -> Iterator[list[int]]:
+            for number, batch in enumerate(super().__iter__()):
+                if number == 15:
+                    daemon.kill()
+                    daemon.start()
+                    wait_until(lambda: bool(daemon.status()["feeds"]))
+                yield batch
+
+    with DaemonProcess() as daemon:
+        plan = FromSampler(Slow((3,) * 30))
+        dataset = DaemonDataset(daemon.socket, Stream(Objects(str(folder)), plan))
+        assert indices(dataset) == epoch_of(Batches((3,) * 30), 0)
         dataset.close()
 
 
