@@ -130,6 +130,13 @@ def dictated(stream: Stream | str | None) -> Dictated | None:
     plan = stream.plan
     if not isinstance(plan, FromSampler) and not plan.is_local:
         return None
+    own = () if isinstance(plan, FromSampler) else sorted(plan.sources)
+    if own:
+        raise errors.PlanError(
+            f"{', '.join(own)} of {repr(plan)[:500]} has a source of its own, which does not go "
+            "with a sampler that runs in the trainer: take that part into a stream of its own, or "
+            "a plan of headrace.plans in place of the sampler"
+        )
     ends = isinstance(plan, Interleaved)
     return Dictated(name=repr(plan)[:500], plan=plan.digest, about=plan.description, ends=ends)
 

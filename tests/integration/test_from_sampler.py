@@ -336,6 +336,18 @@ def test_a_composition_may_hold_a_sampler(app: AppThread, folder: Path) -> None:
         one.close()
 
 
+def test_a_part_with_a_source_of_its_own_is_refused_beside_a_sampler(
+    app: AppThread, folder: Path, tmp_path: Path
+) -> None:
+    """The daemon, which does not know the plan, would read it from that of the stream."""
+    own = Every(Sequential(batch_size=50), epochs=1, source=Objects(str(tmp_path)))
+    plan = Interleaved(
+        train=Drawn(sampler=range(9), batch_size=4), extras={"val": own}, limits=Limits(epochs=2)
+    )
+    with pytest.raises(PlanError, match=r"^val of .* has a source of its own"):
+        dataset_of(app, folder, plan)
+
+
 def test_a_plan_of_a_user_runs_in_the_trainer(app: AppThread, folder: Path) -> None:
     plan = plans.create("FromSampler", sampler=Batches())
     ledger = Ledger()
