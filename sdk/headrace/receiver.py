@@ -357,11 +357,10 @@ class Receiver:
                 f"{before.manifest[:12]}…: the configuration or the data changed meanwhile"
             )
         start = self._request.start if self._received is None else self._received
-        allowed = _starts(start, ends=opened.ends)
-        if allowed and _place(opened.cursor) not in allowed:
+        if not _is_start(_place(opened.cursor), start, ends=opened.ends):
             raise errors.RemoteProtocolError(
-                f"the daemon opened the feed at {_words(opened.cursor)} instead of "
-                f"{' or '.join(f'epoch {epoch} step {step}' for epoch, step in allowed)}"
+                f"the daemon opened the feed at {_words(opened.cursor)}, where "
+                f"{_words(start or _FIRST)} was asked for"
             )
         self.opened = opened
         if before is not None:
@@ -434,7 +433,7 @@ class Receiver:
 
     def _end_epoch(self, event: m.EpochEnd) -> None:
         self._received = event.cursor
-        self._epoch = event.epoch + 1
+        self._epoch = event.cursor["epoch"]
         self._first = self._request.first
         if self._epochs is not None:
             self._epochs -= 1
@@ -458,16 +457,19 @@ class Receiver:
                 f"{due if epoch == self._epoch else f'the end of epoch {self._epoch}'} is due"
             )
         # The next batch is compared with this cursor: a daemon must not be its own witness.
-        after = [(epoch, step + 1), (epoch + 1, step + 1 if self._ends else 0)]
+        cursor = header.cursor
+        is_next = _place(cursor) == (epoch, step + 1)
+        is_edge = _is_edge(_place(cursor), epoch, step + 1 if self._ends else 0)
         # Only of the first epoch the number of steps is known, and only if the daemon has the plan.
         if self.opened.cursor["epoch"] == epoch and self._dictator is None:
-            after = after[1:] if step + 1 == self.opened.steps else after[:1]
-        cursor = header.cursor
+            follows = is_edge if step + 1 == self.opened.steps else is_next
+        else:
+            follows = is_edge or is_next
         is_same = (cursor.get("plan"), cursor.get("manifest")) == (
             self.opened.plan,
             self.opened.manifest,
         )
-        if _place(cursor) not in after or not is_same:
+        if not follows or not is_same:
             raise errors.RemoteProtocolError(
                 f"the daemon sent step {step} of epoch {epoch} with a cursor that does not follow "
                 f"it: {cursor}"
@@ -475,14 +477,18 @@ class Receiver:
 
     def _check_epoch_end(self, event: m.EpochEnd) -> None:
         assert self._received is not None
-        start = (event.epoch + 1, event.cursor.get("step") if self._ends else 0)
+        after = _place(event.cursor)
+        is_edge = _is_edge(after, event.epoch, event.cursor.get("step") if self._ends else 0)
         # The last steps may belong to other parts of the stream.
-        is_over = _place(self._received) == start or self._request.stride > 1
-        if event.epoch != self._epoch or _place(event.cursor) != start or not is_over:
+        is_over = _place(self._received) == after or self._request.stride > 1
+        if event.epoch != self._epoch or not is_edge or not is_over:
             raise errors.RemoteProtocolError(
                 f"the daemon ended epoch {event.epoch} and went to {_words(event.cursor)} after "
                 f"{_words(self._received)} of epoch {self._epoch}"
             )
+
+
+_FIRST: Final = {"epoch": 0, "step": 0}
 
 
 def _place(cursor: dict[str, Any]) -> tuple[Any, Any]:
@@ -490,22 +496,30 @@ def _place(cursor: dict[str, Any]) -> tuple[Any, Any]:
 
 
 def _words(cursor: dict[str, Any]) -> str:
-    return "epoch={} step={}".format(*_place(cursor))
+    return str(cursor) if "seek" in cursor else "epoch={} step={}".format(*_place(cursor))
 
 
-def _starts(start: dict[str, Any] | None, *, ends: bool) -> list[tuple[int, int]]:
-    """Return where a feed may begin that was asked for; nothing if only the daemon knows."""
+def _is_edge(place: tuple[Any, Any], epoch: int, step: object) -> bool:
+    """Return whether a place is one after an epoch; epochs without a step are passed over."""
+    return isinstance(place[0], int) and place[0] > epoch and place[1] == step
+
+
+def _is_start(place: tuple[Any, Any], start: dict[str, Any] | None, *, ends: bool) -> bool:
+    """Return whether a feed may begin at a place, where some start was asked for."""
     if start is None:
-        return [(0, 0)]
-    if "seek" in start and ends:
-        return []
-    if "seek" not in start:
-        epoch, step = start["epoch"], start["step"]
-        # Under another world size the rest of an epoch may make no step.  What ends after its
-        # limits (epoch 1) goes on under others.
-        return [(epoch, step), (1 - epoch, step) if ends else (epoch + 1, 0)]
-    epoch = start["seek"].get("epoch")
-    return [] if epoch is None else [(epoch, 0)]
+        wanted = _place(_FIRST)
+    elif "seek" not in start:
+        wanted = _place(start)
+    elif ends or "epoch" not in start["seek"]:
+        return True  # only the daemon knows
+    else:
+        wanted = start["seek"]["epoch"], 0
+    if place == wanted:
+        return True
+    # Under another world size the rest of an epoch may make no step.  What ends after its limits
+    # (epoch 1) goes on under others.
+    epoch, step = wanted
+    return place == (1 - epoch, step) if ends else _is_edge(place, epoch, 0)
 
 
 def _log(notice: m.Notice) -> None:

@@ -32,7 +32,7 @@ from tests.support.files import check, content
 from tests.support.rows import rows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from headrace.batch import Batch
@@ -192,6 +192,26 @@ def test_all_ranks_have_the_same_steps_and_sizes(
                 if not flag & Flag.PADDING
             ]
             assert sorted(ids) == list(range(len(SIZES)))
+
+
+def test_epochs_without_a_step_are_passed_over(app: AppThread, tmp_path: Path) -> None:
+    """Packed anew in each epoch, samples make enough batches for all ranks in some only."""
+    sizes = (60, 60, 30, 30, 30, 40, 10, 50, 20)
+    plan = ByteBudget(max_bytes=100, drop_last=True, tail="drop")
+    stream, topology = Stream(Objects(str(write(tmp_path, sizes))), plan), Topology(3, 4)
+    bound = bound_of(stream)
+    assert [bound.program.steps(epoch, 4) for epoch in range(6)] == [1, 0, 0, 1, 0, 1]
+
+    def epochs(batches: Iterable[Batch]) -> list[int]:
+        return [batch.meta["epoch"] for batch in batches]
+
+    dataset = DaemonDataset(app.socket, stream, topology=topology)
+    assert [epochs(dataset) for _ in range(3)] == [[0], [3], [5]]
+    dataset.seek(epoch=1)
+    assert (len(dataset), epochs(dataset)) == (1, [3])
+    loader = dataset.loader(2)
+    assert [epochs(loader) for _ in range(2)] == [[5], [6]]
+    dataset.close()
 
 
 # ---- one pass that ends --------------------------------------------------------------------------

@@ -258,7 +258,7 @@ class EpochEnd(_Message, frozen=True, kw_only=True, tag="epoch_end"):
     """The epoch that has ended."""
 
     cursor: dict[str, Any]
-    """The start of the next epoch."""
+    """The start of the next epoch that has a step."""
 
 
 class End(_Message, frozen=True, kw_only=True, tag="end"):

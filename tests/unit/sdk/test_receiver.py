@@ -595,7 +595,7 @@ def test_a_batch_of_the_next_epoch_before_the_end_of_this_one_is_caught(
     [
         (None, (0, 1)),
         ({"seek": {"epoch": 2}}, (2, 1)),
-        ({"seek": {"epoch": 2}}, (3, 0)),
+        ({"seek": {"epoch": 2}}, (1, 0)),
         (cursor(1, 5), (1, 6)),
         (cursor(1, 5), (1, 4)),
         (cursor(1, 5), (2, 1)),
@@ -611,12 +611,36 @@ def test_a_feed_that_begins_elsewhere_is_caught(
         receiver.next()
 
 
-def test_a_position_whose_rest_makes_no_step_begins_the_next_epoch(daemon: ScriptedDaemon) -> None:
-    receiver = start(daemon, m.Open(start=cursor(1, 5)))
+@pytest.mark.parametrize("asked", [cursor(1, 5), {"seek": {"epoch": 1}}])
+@pytest.mark.parametrize("epoch", [2, 4])
+def test_a_position_whose_rest_makes_no_step_begins_a_later_epoch(
+    daemon: ScriptedDaemon, asked: dict[str, Any], epoch: int
+) -> None:
+    receiver = start(daemon, m.Open(start=asked))
     conversation = daemon.accept()
-    conversation.open(2, 0)
-    conversation.say_batch(2, 0)
-    assert take(receiver) == (2, 0)
+    conversation.open(epoch, 0)
+    conversation.say_batch(epoch, 0)
+    assert take(receiver) == (epoch, 0)
+    end(receiver, conversation)
+
+
+@pytest.mark.parametrize("is_lost", [False, True])
+def test_epochs_without_a_step_are_passed_over(daemon: ScriptedDaemon, is_lost: bool) -> None:
+    receiver = start(daemon)
+    conversation = daemon.accept()
+    conversation.open(steps=1)
+    conversation.say_batch(0, 0, after=cursor(3, 0))
+    assert take(receiver) == (0, 0)
+    over = m.EpochEnd(epoch=0, cursor=cursor(3, 0))
+    if is_lost:
+        conversation.hang_up()
+        conversation = daemon.accept()
+        conversation.open(3, 0, steps=2)
+    else:
+        conversation.say(over)
+    assert receiver.next() == over
+    conversation.say_batch(3, 0)
+    assert take(receiver) == (3, 0)
     end(receiver, conversation)
 
 
