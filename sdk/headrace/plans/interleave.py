@@ -154,9 +154,7 @@ class InterleavedProgram(Program):
         child = place.child
         if child is None:
             return 0
-        epoch, step = child["main"][:2]
-        is_edge = "extra" in child and step == 0 and epoch > 0
-        return int(epoch) - is_edge
+        return _segment(_unlisted(child["main"]), is_extra="extra" in child)
 
     @property
     def exact_orders(self) -> tuple[ExactOrder, ...]:
@@ -187,11 +185,19 @@ class InterleavedProgram(Program):
     def largest(self, place: Place, rank: int, world_size: int, weigh: Weighing) -> Largest:
         """Return the largest weight of an epoch of the main program, and of the extras in it."""
         run, segment, weight = self._run(place), self.segment(place), 0
-        end = self._walk(run, world_size, epoch=segment + 1)
+        end = self._walk(run, world_size, segment=segment)
         if run.main.epoch == segment and self.main.has_steps(run.main, world_size):
             measure = weigh if self.main.streams else weighs(weigh, "train")
             weight = self.main.largest(run.main, rank, world_size, measure).weight
-        for extra, first, last in zip(self.extras, run.runs, end.runs, strict=True):
+        begun = list(run.runs)
+        if run.phase is not None:
+            # Begun under another world size, what is left of it may be cut into other batches.
+            number, at = run.phase
+            begun[number] += 1
+            extra = self.extras[number]
+            measure = weighs(weigh, extra.name)
+            weight = max(weight, extra.program.largest(at, rank, world_size, measure).weight)
+        for extra, first, last in zip(self.extras, begun, end.runs, strict=True):
             program = extra.program
             is_same = isinstance(program, EpochProgram) and program.is_repeating
             runs = range(1) if is_same or extra.every.same_order else range(first, last)
@@ -272,9 +278,22 @@ class InterleavedProgram(Program):
         update: int | None = None,
         epoch: int | None = None,
         sample: int | None = None,
+        segment: int | None = None,
     ) -> _Run:
-        """Return the run at a number of steps, or after an update and its extras, or at its end."""
+        """Return the run where something is reached, or at its end.
+
+        Args:
+            run: Where it is.
+            world_size: Number of ranks.
+            steps: A number of steps of all streams.
+            update: An update, and its extras.
+            epoch: The start of an epoch of the main program, after the extras before it.
+            sample: A number of samples that count, and the extras of their update.
+            segment: The end of a segment.
+        """
         while not self._is_over(run):
+            if segment is not None and _segment(run.main, is_extra=run.phase is not None) > segment:
+                return run
             if steps is not None and run.steps >= steps:
                 return run
             if run.phase is not None:
@@ -411,7 +430,9 @@ class InterleavedProgram(Program):
         assert run.phase is not None
         number = run.phase[0]
         runs = (*run.runs[:number], run.runs[number] + 1, *run.runs[number + 1 :])
-        return self._next_phase(run._replace(steps=steps, runs=runs), number + 1, world_size)
+        run = self._next_phase(run._replace(steps=steps, runs=runs), number + 1, world_size)
+        # Where the world size has changed since, the rest of the main epoch may make no step.
+        return run if run.phase is not None else self._settled(run, world_size)
 
     def _is_due(self, run: _Run, every: Every) -> bool:
         if self._evaluates:
@@ -504,6 +525,11 @@ class InterleavedProgram(Program):
         raise CursorError(
             f"the cursor does not say where the main plan and the {len(self.extras)} extras are"
         )
+
+
+def _segment(main: Place, *, is_extra: bool) -> int:
+    is_edge = is_extra and main.step == 0 and main.epoch > 0
+    return main.epoch - is_edge
 
 
 def _listed(place: Place) -> list[Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from headrace.errors import CursorError, PlanError
 from headrace.plans import (
+    ByteBudget,
     Chain,
     Cursor,
     Data,
@@ -24,6 +25,11 @@ from headrace.plans import (
 )
 from headrace.plans.engine import BoundPlan
 from headrace.topology import Topology
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from headrace.plans.order import Indices
 
 
 class Case(NamedTuple):
@@ -263,6 +269,70 @@ def test_another_world_that_makes_no_step_of_the_rest_ends_the_epoch_with_its_ex
     assert [batch.stream for batch in batches] == ["val", "val"]
     batches, _ = engine.next_step(found, cursor, 2)
     assert [batch.stream for batch in batches] == ["train", "train"]
+
+
+@given(cases(), st.integers(1, 4), st.integers(1, 4), st.integers(0, 40))
+def test_another_world_goes_on_from_anywhere_and_each_step_fits_its_segment(
+    case: Case, world_size: int, other: int, steps: int
+) -> None:
+    found = bound(case)
+    try:
+        cursor = engine.settle(found, found.start(), world_size)
+        engine.settle(found, cursor, other)
+    except PlanError:
+        assume(False)
+    cursor = engine.advance(found, cursor, world_size, steps)
+    cursor = engine.settle(found, cursor, other)
+    left, topology = engine.remaining_steps(found, cursor, other), Topology(other - 1, other)
+    largest = engine.largest_batch(found, cursor, topology, _weigh)
+    while not engine.is_finished(found, cursor):
+        batch, cursor = engine.next_batch(found, cursor, topology)
+        while batch.segment > largest.segment:
+            largest = engine.largest_batch(found, largest.after, topology, _weigh)
+        assert _weigh(batch.indices).sum() <= largest.weight
+        left -= 1
+    assert left == 0
+
+
+def _weigh(indices: Indices) -> NDArray[np.int64]:
+    return (indices * 7 % 5).astype(np.int64)
+
+
+def test_another_world_may_come_within_an_extra_before_an_epoch_whose_rest_makes_no_step() -> None:
+    plan = Interleaved(
+        train=Sequential(batch_size=2, tail="drop"),
+        extras={"val": Every(Sequential(batch_size=4), updates=2)},
+        limits=Limits(epochs=2),
+    )
+    found = BoundPlan.to(plan, Data(7))
+    cursor = engine.advance(found, found.start(), 1, 3)  # one more step of 1 rank, none of 2
+    assert engine.remaining_steps(found, cursor, 2) == 2
+    batches = engine.next_batches(found, cursor, Topology(0, 2), max_batches=50)
+    told = [(batch.stream, batch.origin) for batch in batches]
+    assert told == [("val", (0, 1)), ("train", (1, 0))]
+
+
+def test_extras_behind_epochs_without_a_step_are_a_segment_of_their_own() -> None:
+    """Such epochs are those of a budget that packs fewer batches than there are ranks."""
+    sizes = np.array([60, 60, 30, 30, 30, 40, 10, 50, 20])
+    plan = Interleaved(
+        train=ByteBudget(max_bytes=100, drop_last=True, tail="drop"),
+        extras={"val": Every(Sequential(batch_size=9), epochs=1)},
+        limits=Limits(epochs=4),
+    )
+    found, topology = BoundPlan.to(plan, Data(9, columns={"sizes": sizes})), Topology(0, 4)
+    assert [found.program.main.steps(epoch, 4) for epoch in range(4)] == [1, 0, 0, 1]  # type: ignore[attr-defined]
+    cursor = engine.settle(found, found.start(), 4)
+    met: dict[int, int] = {}
+    while not engine.is_finished(found, cursor):
+        batch, cursor = engine.next_batch(found, cursor, topology)
+        met[batch.segment] = max(met.get(batch.segment, 0), int(sizes[batch.indices].sum()))
+    cursor, largest = engine.settle(found, found.start(), 4), {}
+    while not engine.is_finished(found, cursor):
+        weight, segment, cursor = engine.largest_batch(found, cursor, topology, sizes.__getitem__)
+        largest[segment] = weight
+    assert largest.keys() == met.keys() == {0, 2, 3, 4}
+    assert all(largest[segment] >= weight for segment, weight in met.items())
 
 
 @pytest.mark.parametrize(
