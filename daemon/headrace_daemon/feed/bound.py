@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from .orders import OrderMaker
 
 MAX_KEPT: Final = 16
-"""Bound plans that are kept when nobody uses them; each has up to two whole orders, 4 bytes per
-sample."""
+"""Bound plans that are kept when nobody uses them; each has the whole orders of a few epochs, of 4
+bytes per sample."""
 
 
 class BoundPlans:

@@ -32,7 +32,15 @@ is seeded once and goes on from epoch to epoch; ``"python"``: ``random.Random(se
 MAX_EXACT: Final = 1 << 25
 """Samples that an exact permutation has at most: 128 MiB and some ten seconds for each epoch."""
 
-_KEPT_EPOCHS: Final = 2
+_KEPT_BYTES: Final = 128 << 20
+"""Permutations of one order that are kept in any case: of jobs that are in different epochs."""
+
+_MIN_KEPT: Final = 3
+"""However long they are: where one rank is about to end an epoch, another has begun the next one
+and looks at the one after that."""
+
+_MAX_KEPT: Final = 8
+
 _DRAWS: Final = 1 << 16
 """Random numbers that are drawn in one go."""
 
@@ -146,6 +154,7 @@ class ExactOrder:
         """May be replaced by something that makes the same in another process."""
         self.recipe: Recipe | None = None
         """What `make` does, where that can be said."""
+        self._max_kept = min(max(_MIN_KEPT, _KEPT_BYTES // (4 * max(1, length))), _MAX_KEPT)
         # The last epochs, those that are being made included.
         self._epochs: OrderedDict[int, Future[Made]] = OrderedDict()
         self._lock = Lock()
@@ -174,7 +183,7 @@ class ExactOrder:
                 self._epochs.move_to_end(epoch)
             else:
                 mine = self._epochs[epoch] = Future()
-                while len(self._epochs) > _KEPT_EPOCHS:
+                while len(self._epochs) > self._max_kept:
                     self._epochs.popitem(last=False)
         if found is not None:
             return found.result()

@@ -84,3 +84,24 @@ def test_too_many_samples_for_an_exact_order_are_refused_with_advice(order: str)
     assert f"order={order!r}" in str(refused.value)
     assert str(exact.MAX_EXACT) in str(refused.value)
     assert "use order='keyed'" in str(refused.value)
+
+
+@pytest.mark.parametrize(("kept_bytes", "num_kept"), [(0, 3), (4 * 7 * 5, 5), (1 << 30, 8)])
+def test_those_who_read_different_epochs_do_not_make_them_again_and_again(
+    monkeypatch: pytest.MonkeyPatch, kept_bytes: int, num_kept: int
+) -> None:
+    monkeypatch.setattr(exact, "_KEPT_BYTES", kept_bytes)
+    recipe, made = exact.Recipe("python", 7, 0), []
+
+    def make(epoch: int) -> exact.Made:
+        made.append(epoch)
+        return recipe.make(epoch)
+
+    order = exact.ExactOrder(7, "python", make)
+    for _ in range(3):
+        for epoch in range(num_kept):
+            order.permutation(epoch)
+    assert made == list(range(num_kept))
+    order.permutation(num_kept)
+    order.permutation(0)
+    assert made == [*range(num_kept + 1), 0], "no more than these are kept"
