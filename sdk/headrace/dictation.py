@@ -22,6 +22,7 @@ from .plans.dictated import Dictated
 from .plans.engine import BoundPlan, check, epoch_steps, next_batches, remaining_steps, seek, settle
 from .plans.from_sampler import FromSampler
 from .protocol import messages as m
+from .protocol.framing import MAX_CONTROL_BYTES
 from .sources import Stream
 
 if TYPE_CHECKING:
@@ -33,11 +34,17 @@ if TYPE_CHECKING:
 MAX_SAMPLES: Final = 1 << 16
 """Samples of a batch of one rank: half of what one message can name."""
 
-_CURSOR_BYTES: Final = 1024
-"""What a batch takes beside its indices, about."""
+MAX_BYTES: Final = MAX_CONTROL_BYTES - 1024
+"""Bytes of a batch as it is told, the state of the sampler included: what one message can hold."""
 
 _MESSAGE_BYTES: Final = 256 << 10
-"""A message is sent when it has so many bytes of indices: far below the limit of messages."""
+"""Bytes of batches that share a message."""
+
+_AHEAD_BYTES: Final = 8 << 20
+"""No further batches are drawn while so many bytes of them wait: half of what the daemon takes."""
+
+_DRAWN: Final = 4
+"""Batches that are drawn at a time: of the largest ones, not much more than that."""
 
 
 class Run(Protocol):
@@ -141,6 +148,13 @@ def dictated(stream: Stream | str | None) -> Dictated | None:
     return Dictated(name=repr(plan)[:500], plan=plan.digest, about=plan.description, ends=ends)
 
 
+class _Told(NamedTuple):
+    """A batch that waits to be received."""
+
+    dictation: m.Dictation
+    num_bytes: int
+
+
 class Dictator:
     """Draws batches, and keeps them until they were received; for two threads.
 
@@ -155,7 +169,8 @@ class Dictator:
         self._ahead = ahead
         self._ends = ends
         self._lock = Lock()
-        self._waiting: deque[m.Dictation] = deque()
+        self._waiting: deque[_Told] = deque()
+        self._waiting_bytes = 0
         self._num_told = 0  # of those that wait
         self._num_drawn = 0
         self._is_at_edge = False
@@ -180,34 +195,35 @@ class Dictator:
     def draw(self) -> None:
         """Draw up to the window, or to the end of the epoch; for the thread of the trainer."""
         while not (self._is_at_edge or self._is_over or self.failure is not None):
-            wanted = self._ahead - len(self._waiting)
-            if wanted <= 0:
+            wanted = min(_DRAWN, self._ahead - len(self._waiting))
+            if wanted <= 0 or self._waiting_bytes >= _AHEAD_BYTES:
                 return
             try:
                 batches = self._run.draw(wanted)
-                told = [self._dictation(batch) for batch in batches]
-            except BaseException as error:  # noqa: BLE001 - raised when the loop has come to it
+                for batch in batches:
+                    self._keep(_told(batch, ends=self._ends))
+            except Exception as error:  # noqa: BLE001 - raised when the loop has come to it
                 self.failure = error
                 return
             self._is_over = not batches
             self._is_at_edge = bool(batches) and batches[-1].is_last_of_epoch
-            self._num_drawn += len(told)
-            with self._lock:
-                self._waiting += told
 
-    def _dictation(self, batch: PlannedBatch) -> m.Dictation:
-        return _dictation(batch, ends=self._ends)
+    def _keep(self, told: _Told) -> None:
+        self._num_drawn += 1
+        with self._lock:
+            self._waiting.append(told)
+            self._waiting_bytes += told.num_bytes
 
     def untold(self) -> m.Indices | None:
         """Return the next message that is due, which counts as told; None if nothing is."""
         with self._lock:
             part: list[m.Dictation] = []
             num_bytes = 0
-            for batch in islice(self._waiting, self._num_told, None):
-                part.append(batch)
-                num_bytes += len(batch.ids) + _CURSOR_BYTES
-                if num_bytes >= _MESSAGE_BYTES:
+            for told in islice(self._waiting, self._num_told, None):
+                num_bytes += told.num_bytes
+                if part and num_bytes > _MESSAGE_BYTES:
                     break
+                part.append(told.dictation)
             self._num_told += len(part)
             is_all = self._num_told == len(self._waiting)
             if not part and (not self._is_over or self._has_told_end):
@@ -229,7 +245,10 @@ class Dictator:
             RemoteProtocolError: If it is not the one that was due.
         """
         with self._lock:
-            due = self._waiting.popleft() if self._waiting else None
+            due = None
+            if self._waiting:
+                due, num_bytes = self._waiting.popleft()
+                self._waiting_bytes -= num_bytes
             self._num_told -= 1
         place = header.epoch, header.step, header.ids
         if due is None or (due.epoch, due.step, due.ids) != place:
@@ -239,13 +258,16 @@ class Dictator:
             )
 
 
-def _dictation(batch: PlannedBatch, *, ends: bool) -> m.Dictation:
+def _told(batch: PlannedBatch, *, ends: bool) -> _Told:
     if len(batch.indices) > MAX_SAMPLES:
         raise errors.PlanError(
             f"a batch of {len(batch.indices)} samples is above the limit of {MAX_SAMPLES} of plans "
             "that run in the trainer: use a smaller batch, or a plan of headrace.plans"
         )
-    return m.Dictation(
+    meta = dict(batch.meta)
+    if batch.origin is not None:
+        meta["part_epoch"], meta["part_step"] = batch.origin
+    dictation = m.Dictation(
         epoch=batch.epoch,
         step=batch.step,
         global_step=batch.global_step,
@@ -253,9 +275,17 @@ def _dictation(batch: PlannedBatch, *, ends: bool) -> m.Dictation:
         flags=batch.flags.tobytes() if batch.flags.any() else b"",
         stream=batch.stream,
         role="extra" if batch.role and ends else "main",
-        meta=batch.told,
+        meta=meta,
         cursor=_plain(batch.after.to_state()),
     )
+    num_bytes = len(msgspec.msgpack.encode(dictation))
+    if num_bytes > MAX_BYTES:
+        raise errors.PlanError(
+            f"a batch of {len(batch.indices)} samples and the state of the sampler after it have "
+            f"{num_bytes} bytes, above the limit of {MAX_BYTES}: use a smaller batch, or return "
+            "less from state_dict()"
+        )
+    return _Told(dictation, num_bytes)
 
 
 def _plain(state: dict[str, Any]) -> dict[str, Any]:
