@@ -11,51 +11,59 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
+import msgspec
 import numpy as np
 
 from headrace.errors import FeedError, HeadraceError, PlanError
 from headrace.plans.cursor import Cursor
 from headrace.plans.engine import Largest, PlannedBatch
+from headrace.protocol import messages as m
 from headrace.protocol.framing import MAX_PAYLOAD_BYTES
 
 from ..assemble.layout import padded
 from .planner import EpochEdge, Finish
 
 if TYPE_CHECKING:
-    from headrace.protocol import messages as m
-
     from .streams import BoundStream
 
 MAX_BATCHES: Final = 1 << 14
-"""Batches that a client may have dictated and not received."""
+"""Batches that a client may have dictated and not been sent."""
 
-MAX_BYTES: Final = 64 << 20
-"""Bytes of their indices."""
+MAX_BYTES: Final = 16 << 20
+"""Bytes of them."""
 
 GROWTH: Final = 1.25
 """Slots grow by this at least, so that few batches make them grow."""
 
 
 class Dictation:
-    """What a client has said and no planner has taken yet."""
+    """What a client has said; kept until a planner takes it, and counted until it was sent."""
 
     def __init__(self) -> None:
-        self._batches: deque[m.Dictation] = deque()
-        self._num_bytes = 0
+        # As they came over the wire: what a client may nest in them takes far more as objects.
+        self._batches: deque[bytes] = deque()
+        # Sizes of those that were not sent yet, and their sum.
+        self._sizes: deque[int] = deque()
+        self.num_bytes = 0
         self._is_last = False
         self._failure: FeedError | None = None
         self._has_more = asyncio.Event()
 
     def take_in(self, message: m.Indices) -> None:
-        """Keep what a message says, up to the limits."""
-        self._batches += message.batches
-        self._num_bytes += sum(len(batch.ids) for batch in message.batches)
+        """Keep what a message says, up to the limits; nothing after they were passed."""
+        if self._failure is not None:
+            return
+        for batch in message.batches:
+            said = msgspec.msgpack.encode(batch)
+            self._batches.append(said)
+            self._sizes.append(len(said))
+            self.num_bytes += len(said)
         self._is_last |= message.is_last
-        if len(self._batches) > MAX_BATCHES or self._num_bytes > MAX_BYTES:
+        if len(self._sizes) > MAX_BATCHES or self.num_bytes > MAX_BYTES:
             self._batches.clear()
             self._failure = FeedError(
                 f"the client dictates too far ahead: at most {MAX_BATCHES} batches of "
-                f"{MAX_BYTES} bytes of indices may wait",
+                f"{MAX_BYTES} bytes may wait",
                 code="protocol",
                 fault="client",
             )
@@ -74,9 +82,12 @@ class Dictation:
                 return None
             self._has_more.clear()
             await self._has_more.wait()
-        batch = self._batches.popleft()
-        self._num_bytes -= len(batch.ids)
-        return batch
+        return msgspec.msgpack.decode(self._batches.popleft(), type=m.Dictation)
+
+    def sent(self) -> None:
+        """Take note that the next batch was sent; does nothing for streams of another kind."""
+        if self._sizes:
+            self.num_bytes -= self._sizes.popleft()
 
 
 class DictatedPlanner:

@@ -217,7 +217,8 @@ class Session:
                     self._open(event, self._dictation), name=f"open {self.name}"
                 )
             case m.Indices():
-                self._dictation.take_in(event)
+                if self._opening is not None or self.entry is not None:
+                    self._dictation.take_in(event)
             case m.Status() | m.Lookup() | m.Read():
                 await self._requests.put(event)
             case _:
@@ -458,6 +459,7 @@ class Session:
             failure = FeedError(f"step {batch.planned.step}: {refusal}", code="protocol")
             await self._end_feed(to_message(failure, scope="feed"))
             return
+        self._dictation.sent()
         statistics = feed.statistics
         statistics.sending_s += time.monotonic() - started
         statistics.epoch, statistics.step = batch.planned.after.epoch, batch.planned.after.step
