@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from .order import Indices
     from .program import Program
 
+_TORCH: Final = ("torch.utils.data", "torchdata.")
+
 # Samplers of torch whose order comes from a live generator: skipping cannot find back into it.
 _LIVE: Final = frozenset({"RandomSampler", "SubsetRandomSampler", "WeightedRandomSampler"})
 
@@ -123,7 +125,8 @@ class FromSampler:
                 f"sampler={sampler!r} is no sampler: give an object whose iteration yields "
                 "indices (with batch_size=), or batches of them"
             )
-        if iter(sampler) is sampler:
+        # What cannot be an iterator is not asked: it may count how often it is iterated.
+        if hasattr(sampler, "__next__") and iter(sampler) is sampler:
             raise PlanError(
                 f"sampler={type(sampler).__name__} can be iterated only once: give an object that "
                 "begins anew in each epoch"
@@ -222,6 +225,8 @@ class SamplerRun:
         self._ahead: tuple[Indices, Any] | None = None
         # What the sampler raised when the next batch was drawn ahead; raised when it is due.
         self._failure: Exception | None = None
+        # Whether a state was loaded since the sampler was last iterated.
+        self._is_loaded = False
         self._resume(cursor)
 
     @property
@@ -298,6 +303,7 @@ class SamplerRun:
         if state is not None and load is not None:
             self._set_epoch(cursor.epoch)
             load(state)
+            self._is_loaded = not cursor.step
             if cursor.step:
                 self._begin(skip=0)
         elif cursor.step:
@@ -319,6 +325,9 @@ class SamplerRun:
     def _begin_epoch(self) -> None:
         self._set_epoch(self._cursor.epoch)
         self._begin(skip=0)
+        if self._ahead is None and self._is_loaded:
+            self._begin(skip=0)  # the state was that of an iterator at its end
+        self._is_loaded = False
         if self._ahead is None:
             raise PlanError(f"{self._plan!r} yields no batch in epoch {self._cursor.epoch}")
 
@@ -397,6 +406,6 @@ def live_class(sampler: object) -> str:
     """Return the class of a sampler whose order comes from a live generator; else nothing."""
     for layer in _layers(sampler):
         kind = type(layer)
-        if kind.__module__.startswith("torch.utils.data") and kind.__name__ in _LIVE:
+        if kind.__module__.startswith(_TORCH) and kind.__name__ in _LIVE:
             return kind.__name__
     return ""

@@ -146,6 +146,35 @@ def test_samplers_of_torch_are_taken_as_they_are() -> None:
         drawn(live, 11, 1, first.after)
 
 
+@pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")  # torchdata uses it
+def test_samplers_of_torchdata_continue_exactly_or_not_at_all() -> None:
+    module = pytest.importorskip("torchdata.stateful_dataloader.sampler")
+
+    def make() -> FromSampler:
+        inner = module.StatefulDistributedSampler(range(11), num_replicas=2, rank=1, seed=3)
+        return FromSampler(inner, batch_size=2)
+
+    whole = drawn(make(), 11, 3)
+    assert len(whole) == 9
+    for at, batch in enumerate(whole[:-1], 1):  # at the end of an epoch the state says just that
+        assert listed(drawn(make(), 11, 3, batch.after)) == listed(whole[at:])
+    live = FromSampler(module.RandomSampler(range(11)), batch_size=4)
+    (first, *_) = drawn(live, 11, 1)
+    with pytest.raises(CursorError, match="step 1 of RandomSampler cannot be found again"):
+        drawn(live, 11, 1, first.after)
+
+
+def test_a_sampler_is_iterated_by_its_passes_only() -> None:
+    class Counting:
+        num_passes = 0
+
+        def __iter__(self) -> Iterator[list[int]]:
+            self.num_passes += 1
+            return iter([[self.num_passes]])
+
+    assert [batch.indices.tolist() for batch in drawn(FromSampler(Counting()), 10, 2)] == [[1], [2]]
+
+
 # --- Refusals -------------------------------------------------------------------------------------
 
 
