@@ -69,6 +69,13 @@ def test_orders_are_those_of_torch_and_python(maker: OrderMaker) -> None:
     assert again.random() == generator.random()
 
 
+def test_an_order_that_is_kept_holds_no_descriptor(maker: OrderMaker) -> None:
+    before = descriptors()
+    made = maker.make(Recipe("torch", LENGTH, 3), 2)
+    assert descriptors() == before
+    assert len(made.permutation) == LENGTH
+
+
 def test_a_plan_uses_it_from_a_length_on(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[tuple[Recipe, int]] = []
 
