@@ -156,8 +156,13 @@ class Board(SharedFile):
             self._begin(ticket, record.next)
             return record.next
 
-    def restore(self, ticket: Ticket, start: dict[str, Any]) -> None:
+    def restore(self, ticket: Ticket, start: dict[str, Any], *, ends: bool) -> None:
         """Make the pass of a worker the one that began at a cursor: its state was loaded.
+
+        Args:
+            ticket: The worker.
+            start: The cursor.
+            ends: Whether the stream is one pass that ends.
 
         Raises:
             CursorError: If another worker of the iterator was given another pass.
@@ -165,7 +170,7 @@ class Board(SharedFile):
         with self._locked():
             record = self._read()
             if not self._joins(record, ticket, is_new=True):
-                self._begin(ticket, start)
+                self._begin(ticket, start, ends=ends)
                 return
             if record.current != start:
                 raise CursorError(
@@ -200,10 +205,10 @@ class Board(SharedFile):
                 record.over.append(ticket.worker)
                 self._write(record)
 
-    def _begin(self, ticket: Ticket, start: dict[str, Any]) -> None:
+    def _begin(self, ticket: Ticket, start: dict[str, Any], *, ends: bool = False) -> None:
         self._write(
             Record(
-                next=epoch_start(epoch_of(start) + 1),
+                next=END if ends else epoch_start(epoch_of(start) + 1),
                 current=start,
                 seed=ticket.seed,
                 birth=ticket.birth,

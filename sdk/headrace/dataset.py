@@ -680,7 +680,8 @@ class DaemonDataset(IterableDataset[Any]):
         """Make the next pass of this worker continue where its state was taken."""
         mine = ticket()
         self._restored = read_part_state(state, mine, self._resolve().world_size)
-        self._board.restore(mine, self._restored.start)
+        start = self._restored.start
+        self._board.restore(mine, start, ends=self._describe(unwired(start)).ends)
         self._is_new = False
 
 

@@ -23,7 +23,7 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 
 from headrace import DaemonDataset, Stream, errors
 from headrace.collate import samples_of
-from headrace.plans import Shuffled
+from headrace.plans import Every, Interleaved, Limits, Sequential, Shuffled
 from headrace.testing import Ledger, LedgerEntry
 from tests.support.daemon import DaemonProcess
 from tests.support.expected import expected
@@ -746,6 +746,36 @@ def test_a_stateful_loader_is_exact_at_every_stop(
         while len(rest) < len(truth) - taken:
             rest += entries(resumed)
         assert rest == truth[taken:], f"resumed after {taken} batches: {state}"
+
+
+@pytest.mark.parametrize("num_workers", [0, 1, 2])
+def test_a_run_that_a_stateful_loader_goes_on_with_ends_once(
+    daemon: DaemonProcess, tmp_path: Path, num_workers: int
+) -> None:
+    plan = Interleaved(
+        train=Shuffled(batch_size=4, seed=3),
+        extras={"val": Every(Sequential(batch_size=8), epochs=1)},
+        limits=Limits(epochs=2),
+    )
+    stream = stream_of(write_samples(tmp_path, 12), plan)
+
+    def make() -> Any:  # noqa: ANN401
+        return StatefulDataLoader(
+            DaemonDataset(daemon.socket, stream), batch_size=None, num_workers=num_workers
+        )
+
+    loader = make()
+    whole, states = [], []
+    for batch in loader:
+        whole += entries([batch])
+        states.append(loader.state_dict())
+    assert len(whole) == 10
+    assert entries(loader) == []
+    for taken in (1, 6, 9, 10):
+        resumed = make()
+        resumed.load_state_dict(states[taken - 1])
+        assert entries(resumed) == whole[taken:]
+        assert entries(resumed) == []
 
 
 def test_the_state_of_a_part_is_not_that_of_a_stream(dataset: DaemonDataset) -> None:

@@ -133,16 +133,16 @@ def test_the_end_is_known_when_all_have_come_to_it(board: Board) -> None:
 def test_restored_workers_are_in_the_pass_of_their_state(board: Board) -> None:
     workers = Workers(board, 3, seed=5, birth=1)
     for ticket in workers.tickets:
-        board.restore(ticket, CURSOR)
+        board.restore(ticket, CURSOR, ends=False)
     workers.has_begun = [True] * 3
     assert workers.join_all() == [epoch_start(5)] * 3
 
 
 def test_states_of_different_passes_do_not_mix(board: Board) -> None:
     workers = Workers(board, 2, seed=5, birth=1)
-    board.restore(workers.tickets[0], CURSOR)
+    board.restore(workers.tickets[0], CURSOR, ends=False)
     with pytest.raises(CursorError, match=r"worker 1 began its pass at .* another one at"):
-        board.restore(workers.tickets[1], {**CURSOR, "step": 8})
+        board.restore(workers.tickets[1], {**CURSOR, "step": 8}, ends=False)
 
 
 def test_the_largest_record_fits(board: Board) -> None:
