@@ -199,6 +199,7 @@ def _describe(entry: OpenFeed) -> dict[str, Any]:
         "batches": statistics.num_batches,
         "samples": statistics.num_samples,
         "bytes": statistics.num_bytes,
+        "skipped": statistics.num_skipped,
         "waited_for_credit_s": round(statistics.waited_for_credit_s, 3),
         "waited_for_bytes_s": round(statistics.waited_for_bytes_s, 3),
         "sending_s": round(statistics.sending_s, 3),

@@ -6,10 +6,11 @@ HeadraceError
 ├── TrustError                 the client may not ask for this
 └── SourceError                reading went wrong
     ├── SourceMissingError     the source is not there, is empty, or cannot be listed
-    ├── ObjectMissingError     one object is not there (any more)
-    ├── ObjectChangedError     one object is not as it was listed
-    ├── ObjectCorruptError     one object arrives with bytes that do not have its checksum
-    ├── ObjectUnreadableError  the system or the store refuses to read one object
+    ├── ObjectError            one object cannot be read, while others can
+    │   ├── ObjectMissingError     it is not there (any more)
+    │   ├── ObjectChangedError     it is not as it was listed
+    │   ├── ObjectCorruptError     it arrives with bytes that do not have its checksum
+    │   └── ObjectUnreadableError  the system or the store refuses to read it
     ├── StoreAccessError       the store does not let us in, or not at this
     ├── StoreUnavailableError  the store did not answer, or was not complete, for too long
     └── StateFolderError       a manifest cannot be written to or read from the state folder
@@ -63,19 +64,23 @@ class SourceMissingError(SourceError):
     """The source is not there, has no samples, or cannot be listed."""
 
 
-class ObjectMissingError(SourceError):
+class ObjectError(SourceError):
+    """An object of the manifest cannot be read, while others can."""
+
+
+class ObjectMissingError(ObjectError):
     """An object of the manifest is not there any more."""
 
 
-class ObjectChangedError(SourceError):
+class ObjectChangedError(ObjectError):
     """An object has another size, checksum or version than the manifest says."""
 
 
-class ObjectCorruptError(SourceError):
+class ObjectCorruptError(ObjectError):
     """An object of the manifest arrives with bytes that do not have its checksum."""
 
 
-class ObjectUnreadableError(SourceError):
+class ObjectUnreadableError(ObjectError):
     """The system or the store refuses to read an object of the manifest."""
 
 

@@ -10,6 +10,7 @@ import difflib
 import os
 import re
 import tomllib
+from itertools import chain
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -380,7 +381,7 @@ def _explain(data: Any, kind: object, path: str, message: str) -> str:  # noqa: 
     if missing is not None:
         allowed = _choices(kind, value, missing[1])
         where, shown, text = ".".join([*([where] if where else []), missing[1]]), "", "is missing"
-    elif key is not None:  # it has said why
+    elif key is not None or isinstance(value, dict):  # it has said why
         allowed = []
     elif allowed:
         text = "unknown"
@@ -402,4 +403,6 @@ def _choices(kind: object, value: object, key: str) -> list[str]:
     if key in [struct.__struct_config__.tag_field for struct in structs]:
         return [str(struct.__struct_config__.tag) for struct in structs]
     annotation = _kind_at(kind, value, key)
-    return [str(word) for word in get_args(annotation)] if get_origin(annotation) is Literal else []
+    options_of_key = (annotation, *get_args(annotation))
+    words = [get_args(option) for option in options_of_key if get_origin(option) is Literal]
+    return [str(word) for word in chain.from_iterable(words)]

@@ -10,7 +10,7 @@ import typing as _typing
 
 from . import errors, plans
 from .plans import Cursor
-from .sources import Objects, Stream
+from .sources import Objects, Skip, Stream
 from .topology import Topology
 
 __version__ = "0.1.0"
@@ -24,6 +24,7 @@ __all__ = [
     "Cursor",
     "DaemonDataset",
     "Objects",
+    "Skip",
     "Stream",
     "Topology",
     "errors",

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 MAX_WORKERS: Final = 1024
 """Workers of one DataLoader: what a record has room for."""
 
-_HALF_BYTES: Final = 16 << 10
-"""Room for one record: 1,024 workers twice, and two cursors."""
+_HALF_BYTES: Final = 64 << 10
+"""Room for one record: 1,024 workers twice, and two cursors with all that they may leave out."""
 
 
 class Ticket(NamedTuple):

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from .plans.flags import Flag
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -19,11 +21,13 @@ Collate = Callable[[list[Any]], Any]
 
 
 def samples_of(batch: Batch) -> list[Sample]:
-    """Return the samples as ``{"__key__": name, field: value, …}``."""
+    """Return the samples as ``{"__key__": name, field: value, …}``, without those left out."""
     rows = zip(*(batch[field] for field in batch.fields), strict=True)
+    holes = (batch.flags & Flag.HOLE).tolist()
     return [
         {"__key__": key, **dict(zip(batch.fields, row, strict=True))}
-        for key, row in zip(batch.sample_keys, rows, strict=True)
+        for key, row, is_hole in zip(batch.sample_keys, rows, holes, strict=True)
+        if not is_hole
     ]
 
 
@@ -34,8 +38,8 @@ def apply(
 ) -> Any:  # noqa: ANN401 - whatever the user's functions return
     """Return what the loop gets of a batch.
 
-    Either function may be a map of functions by name of the stream; streams that are not in it have
-    none.
+    Neither gets the samples that were left out.  Either function may be a map of functions by name
+    of the stream; streams that are not in it have none.
 
     Without either function that is the batch itself.  `collate_fn` gets the list of what
     `transform` returned, or of the samples; the loop gets exactly what it returns.  Without it,
@@ -53,6 +57,8 @@ def apply(
         values = [transform(sample) for sample in values]
     if collate_fn is not None:
         return collate_fn(values)
+    if not values:
+        return batch
     first = values[0]
     if isinstance(first, dict) and all(
         isinstance(value, dict) and value.keys() == first.keys() for value in values

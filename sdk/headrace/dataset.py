@@ -449,7 +449,15 @@ class DaemonDataset(IterableDataset[Any]):
 
     def _start(self, start: Cursor | Seek) -> dict[str, Any]:
         """Return what a feed is asked to begin at."""
-        return wire_start(start) if self._dictated is None else dict(self._describe(start).cursor)
+        if self._dictated is None:
+            return wire_start(start, self._skips)
+        known = self._describe(start).cursor
+        return {**known, "skips": sorted({*known["skips"], *self._skips})}
+
+    @property
+    def _skips(self) -> tuple[int, ...]:
+        """What the run has left out so far."""
+        return () if self._delivered is None else self._delivered.skips
 
     def _dictator(self, start: Cursor | Seek) -> Dictator | None:
         """Return what draws the batches of a plan that runs here."""
@@ -544,7 +552,7 @@ class DaemonDataset(IterableDataset[Any]):
     def _make_current(self, new: Pass, start: Cursor | Seek) -> None:
         self._next = self._pass_start = start  # the position until the first batch
         self._pass = weakref.ref(new)
-        self._board.put(wire_start(start))
+        self._board.put(wire_start(start, self._skips))
 
     def _open_feed(
         self,

@@ -163,12 +163,17 @@ class Link:
                 ) from cause
 
 
-def wire_start(where: Cursor | Seek) -> dict[str, Any]:
-    """Return a position as it travels."""
+def wire_start(where: Cursor | Seek, skips: tuple[int, ...] = ()) -> dict[str, Any]:
+    """Return a position as it travels.
+
+    Args:
+        where: The position.
+        skips: What was left out before it, where it does not say so itself.
+    """
     if isinstance(where, Cursor):
         return where.to_state()
     named = {name: value for name, value in msgspec.to_builtins(where).items() if value is not None}
-    return {"seek": named}
+    return {"seek": named, "skips": list(skips)} if skips else {"seek": named}
 
 
 def unwired(start: dict[str, Any]) -> Cursor | Seek:

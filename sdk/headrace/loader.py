@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from torch.utils.data._utils.pin_memory import pin_memory
 
 from . import errors
-from .batch import unpack
+from .batch import Batch, unpack
 from .board import MAX_WORKERS, Board, epoch_start
 from .checks import check_integer
 from .passes import PartPass, Pass, ticket
@@ -28,7 +28,6 @@ from .shelf import Shelf, ShelfBuffers
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from .batch import Batch
     from .dataset import DaemonDataset
 
 _OPTIONS: Final = (
@@ -232,6 +231,9 @@ class _LoaderPass(Pass):
         self._due = (0, 0)
         # Whether the stream is one pass that ends, and whether it is at its end.
         self._ends = self._is_finished = False
+        # What all workers have left out, and whether the next epoch tries it again.
+        self._skips: set[int] = set()
+        self._repairs = False
         # The epoch of the last batch; None before the first.
         self._epoch: int | None = None
 
@@ -240,6 +242,9 @@ class _LoaderPass(Pass):
         known = self._dataset._describe(start)
         self._due = (known.cursor["epoch"], known.cursor["step"])
         self._ends, self._is_finished = known.ends, known.remaining == 0
+        on_bad = known.stream.get("on_bad")
+        self._repairs = isinstance(on_bad, dict) and bool(on_bad.get("repair"))
+        self._skips = set(start.skips if isinstance(start, Cursor) else self._dataset._skips)
         self._parcels = self._loader._start(self._dataset._board.read().next)
 
     def _advance(self) -> Any:  # noqa: ANN401 - whatever the user's functions return
@@ -256,11 +261,20 @@ class _LoaderPass(Pass):
         value = parcel.value
         if isinstance(value, _OnShelf):
             value = self._loader._unpack(value)
-        cursor = Cursor.from_state(parcel.cursor)
+        cursor = self._whole(Cursor.from_state(parcel.cursor), parcel.epoch)
+        if isinstance(value, Batch):
+            value._cursor = cursor
         self._due = (cursor.epoch, cursor.step)
         self._epoch = parcel.epoch
         self._dataset._deliver(cursor, parcel.epoch, ends=self._ends)
         return value
+
+    def _whole(self, cursor: Cursor, epoch: int) -> Cursor:
+        """Return a cursor of a worker with what all of them have left out."""
+        self._skips |= set(cursor.skips)
+        if self._repairs and cursor.epoch != epoch:
+            self._skips = set(cursor.skips)
+        return msgspec.structs.replace(cursor, skips=tuple(sorted(self._skips)))
 
     def _check_end(self) -> None:
         """Refuse an end before the last step: torch is silent about a worker that stops early."""

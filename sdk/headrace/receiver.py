@@ -523,6 +523,9 @@ def _is_start(place: tuple[Any, Any], start: dict[str, Any] | None, *, ends: boo
 
 
 def _log(notice: m.Notice) -> None:
+    if notice.kind == "skipped":
+        logger.warning("%s (%s so far)", notice.text, notice.done)
+        return
     total = "" if notice.total is None else f" of {notice.total}"
     done = "" if notice.done is None else f" done={notice.done}{total}"
     logger.info("daemon is busy kind=%s%s: %s", notice.kind, done, notice.text)

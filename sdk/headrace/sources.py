@@ -14,8 +14,10 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 
 from .buckets import PROVIDERS, Bucket
+from .checks import check_choice, check_flag, check_integer
 from .errors import PlanError
 from .plans import FromSampler, Plan
+from .plans.cursor import MAX_SKIPS
 from .plans.dictated import Dictated
 
 # A path may hold a colon; only these are URIs.
@@ -121,6 +123,25 @@ Source = Objects
 """All sources, told apart by ``type``."""
 
 
+class Skip(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What leaves out samples that cannot be read, up to a limit.
+
+    A sample that is missing, changed, or arrives corrupt leaves a *hole* in its batch: its values
+    are None, its flag is ``hole``, and no other sample moves.  It stays left out for the rest of
+    the run, also if it is repaired; the state has the list.
+    """
+
+    limit: int = 100
+    """Samples that may be left out; one more ends the stream.  Each feed (rank) counts its own."""
+
+    repair: bool = False
+    """Whether each epoch tries again what the one before has left out."""
+
+    def __post_init__(self) -> None:
+        check_integer("on_bad limit", self.limit, 0, MAX_SKIPS + 1, PlanError)
+        check_flag("on_bad repair", self.repair, PlanError)
+
+
 if TYPE_CHECKING:
     # One that runs in the trainer is taken too, but never read from a map.
     StreamPlan = Plan | Dictated | FromSampler
@@ -137,8 +158,9 @@ class Stream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     plan: StreamPlan
     """In which order and in which batches they are read."""
 
-    on_bad: Literal["fail"] = "fail"
-    """What a sample that cannot be read does: ``"fail"`` ends the stream with an error."""
+    on_bad: Literal["fail", "skip"] | Skip = "fail"
+    """What a sample that cannot be read does: ``"fail"`` ends the stream with an error; ``"skip"``,
+    or ``Skip(limit=…)``, leaves it out."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.source, Objects):
@@ -148,8 +170,15 @@ class Stream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             is_sampler = hasattr(plan, "__iter__") and not isinstance(plan, str | bytes | dict)
             hint = "use plans.FromSampler(…)" if is_sampler else "see headrace.plans"
             raise PlanError(f"plan={plan!r} is no plan: {hint}")
-        if self.on_bad != "fail":
-            raise PlanError(f"on_bad={self.on_bad!r} is unknown: choose 'fail'")
+        if not isinstance(self.on_bad, Skip):
+            check_choice("on_bad", self.on_bad, ("fail", "skip"), PlanError)
+
+    @property
+    def skip(self) -> Skip | None:
+        """What is left out; None for nothing."""
+        if isinstance(self.on_bad, Skip):
+            return self.on_bad
+        return Skip() if self.on_bad == "skip" else None
 
     def anchored(self) -> Stream:
         """Return the stream with absolute paths, for a daemon that runs in another folder."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import pytest
@@ -13,6 +14,7 @@ from headrace.sources import Objects
 from headrace_daemon.errors import (
     ObjectChangedError,
     ObjectCorruptError,
+    ObjectError,
     ObjectMissingError,
     ObjectUnreadableError,
     SourceError,
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from headrace_daemon.source.ais.store import AisStore
+    from headrace_daemon.source.reader import ReadRequest
     from tests.support.loops import Loop
     from tests.support.standin import Effect
 
@@ -263,6 +266,52 @@ def test_connections_that_are_closed_after_each_answer_are_no_trouble(way: str) 
         if way == "lean":
             # None, unless a connection is closed twice before its first answer begins.
             assert store.counts.num_retries <= 2
+
+
+# ---- what may be left out ------------------------------------------------------------------------
+
+
+def test_objects_that_cannot_be_read_may_be_left_out(ais: Ais) -> None:
+    """All others come, once; what is wrong with the store itself is never left out."""
+    gone, corrupt = NAMES[3], NAMES[11]
+    ais.fault(
+        Status(404, "does not exist", "ErrNotFound"), target="any", path=f"b/{gone}", times=None
+    )
+    ais.fault(Corrupt("middle"), target="any", path=f"b/{corrupt}", times=None)
+    found: dict[str, ObjectError] = {}
+
+    def requests() -> list[ReadRequest]:
+        return [
+            request._replace(on_bad=partial(found.__setitem__, request.name))
+            for request in wanted(OBJECTS)
+        ]
+
+    async def main() -> None:
+        async with open_way(ais) as store:
+            asked = requests()
+            await store.reader(bucket("ais://b")).read(asked)
+            here = {name: value for name, value in values(asked).items() if name not in found}
+            assert here == {n: v for n, v in OBJECTS.items() if n not in (gone, corrupt)}
+        assert {name: type(error) for name, error in found.items()} == {
+            gone: ObjectMissingError,
+            corrupt: ObjectCorruptError,
+        }
+        for name in set(NAMES) - {gone, corrupt}:
+            asked_for = [one for one in ais.requests if one.path.endswith(f"/b/{name}")]
+            assert len(asked_for) == 1
+
+    run(main())
+    found.clear()
+    ais.fault(Hangup(), target="any", times=None)
+    ais.fault(Hangup(), proxy="any", times=None)
+
+    async def main_down() -> None:
+        async with open_way(ais, deadline_s=0.3) as store:
+            with pytest.raises(SourceError):
+                await store.reader(bucket("ais://b")).read(requests())
+
+    run(main_down())
+    assert found == {}
 
 
 # ---- what does not pass --------------------------------------------------------------------------

@@ -134,6 +134,7 @@ async def make_feed(
     feed = Feed(
         name="train rank=0/1",
         source_of=lambda part: source,
+        number_of=lambda part: 0,
         planner=Planner(bound, bound.start(), Topology(), epochs=epochs, executor=executor),
         pool=pool,
         fetcher=Fetcher(places),

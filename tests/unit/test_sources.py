@@ -187,7 +187,7 @@ def test_recursive_is_true_or_false() -> None:
     [
         ({"source": "/data"}, "source='/data' is no source: use Objects(uri)"),
         ({"plan": "Shuffled"}, "plan='Shuffled' is no plan: see headrace.plans"),
-        ({"on_bad": "skip"}, "on_bad='skip' is unknown: choose 'fail'"),
+        ({"on_bad": "warn"}, "on_bad='warn' is unknown: choose 'fail' or 'skip'"),
     ],
 )
 def test_a_stream_of_other_things_is_refused(fields: dict[str, Any], told: str) -> None:
@@ -205,7 +205,7 @@ def test_a_stream_of_other_things_is_refused(fields: dict[str, Any], told: str) 
         ('{"source":{"type":"Object","uri":"/d"},"plan":P}', "'Object' - at `$.source.type`"),
         ('{"source":{"type":"Objects","uri":"/d"}}', "required field `plan`"),
         ('{"source":{"type":"Objects","uri":"/d"},"plan":P,"shuffle":1}', "field `shuffle`"),
-        ('{"source":{"type":"Objects","uri":"/d"},"plan":P,"on_bad":"skip"}', "`$.on_bad`"),
+        ('{"source":{"type":"Objects","uri":"/d"},"plan":P,"on_bad":"warn"}', "`$.on_bad`"),
     ],
 )
 def test_a_wrong_stream_in_a_file_names_what_is_wrong(text: str, told: str) -> None:

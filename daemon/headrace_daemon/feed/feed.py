@@ -13,18 +13,25 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from headrace.errors import FeedError, HeadraceError
-from headrace.plans.engine import Largest, PlannedBatch
+from headrace.plans.engine import Flag, Largest, PlannedBatch
+from headrace.protocol import messages as m
 
 from ..assemble.layout import Layout, lay_out
 from ..errors import SourceError
 from ..source.reader import requests_of
+from .journal import SOURCE, Journal
 from .planner import EpochEdge, Finish
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from numpy.typing import NDArray
+
     from ..assemble.slots import Slot, SlotPool
+    from ..errors import ObjectError
     from ..fetch.fetcher import Fetcher
     from ..source.catalog import OpenSource
     from .dictated import DictatedPlanner
@@ -49,11 +56,35 @@ class ReadyBatch:
     is_filled: bool = False
     # True once the feed has no more use for the batch: its fill gives the slot back.
     is_dropped: bool = False
+    # Why samples were left out, by row; None where the journal says so.
+    holes: dict[int, ObjectError | None] = field(default_factory=dict)
+    # What the journal has up to here, once the batch has become the head.
+    skips: tuple[int, ...] | None = None
+    notes: list[str] = field(default_factory=list)
+    """What is new in the journal, one line for each sample."""
 
     @property
     def payload(self) -> memoryview:
         """The bytes to send; a view of the slot."""
         return self.slot.view[: self.layout.num_bytes]
+
+    @property
+    def lengths(self) -> NDArray[np.uint64]:
+        """Bytes of each value, u64[n]; `MISSING` for what was left out."""
+        lengths = self.layout.lengths
+        if self.holes:
+            lengths = lengths.copy()
+            lengths[list(self.holes)] = np.uint64(m.MISSING)
+        return lengths
+
+    @property
+    def flags(self) -> NDArray[np.uint8]:
+        """Flags of the entries, u8[n]."""
+        flags = self.planned.flags
+        if self.holes:
+            flags = flags.copy()
+            flags[list(self.holes)] |= np.uint8(Flag.HOLE)
+        return flags
 
     @property
     def is_being_filled(self) -> bool:
@@ -79,6 +110,9 @@ class FeedStatistics:
 
     num_bytes: int = 0
     """Payload bytes sent."""
+
+    num_skipped: int = 0
+    """Samples that were left out, each time that they were due."""
 
     waited_for_credit_s: float = 0.0
     """Seconds with a ready batch and no credit: the trainer is the slower side.  This is the
@@ -110,6 +144,9 @@ class Feed:
     source_of: Callable[[str], OpenSource]
     """Returns the source of a part of the plan."""
 
+    number_of: Callable[[str], int]
+    """Returns the number of that source; 0 for the main one."""
+
     planner: Planner | DictatedPlanner
     pool: SlotPool
     fetcher: Fetcher
@@ -122,6 +159,9 @@ class Feed:
 
     on_change: Callable[[], None] = lambda: None
     """Called when the head may have become ready."""
+
+    journal: Journal = field(default_factory=lambda: Journal(None))
+    """What was left out up to the head."""
 
     statistics: FeedStatistics = field(default_factory=FeedStatistics)
     # Filled or being filled, in the order of the plan.
@@ -189,7 +229,35 @@ class Feed:
         if not self._items:
             return None
         item = self._items[0]
-        return None if isinstance(item, ReadyBatch) and not item.is_filled else item
+        if not isinstance(item, ReadyBatch):
+            return item
+        if not item.is_filled:
+            return None
+        if item.skips is None:
+            try:
+                self._note_holes(item)
+            except HeadraceError as error:
+                self._items[0] = error
+                self.pool.give_back(item.slot)
+        return self._items[0]
+
+    def _note_holes(self, batch: ReadyBatch) -> None:
+        """Write into the journal what a batch has left out, when its turn has come."""
+        planned = batch.planned
+        self.journal.begin_epoch(planned.epoch)
+        found = {
+            self._sample(planned, row): error
+            for row, error in batch.holes.items()
+            if error is not None
+        }
+        batch.notes = self.journal.add(found)
+        self.statistics.num_skipped += len(batch.holes)
+        self.journal.begin_epoch(planned.after.epoch)
+        batch.skips = self.journal.skips
+
+    def _sample(self, planned: PlannedBatch, row: int) -> int:
+        """Return the number of a sample among those of all sources."""
+        return int(planned.indices[row]) + SOURCE * self.number_of(planned.stream)
 
     def take(self) -> Item:
         """Remove the head, which must be ready, from the feed.
@@ -277,18 +345,25 @@ class Feed:
 
     async def _fill(self, batch: ReadyBatch) -> None:
         batch.is_started = True
-        layout = batch.layout
+        layout, planned, holes = batch.layout, batch.planned, batch.holes
+        allows = self.journal.allows
         requests = requests_of(
             batch.source.manifest,
-            batch.planned.indices,
+            planned.indices,
             batch.names,
             layout.offsets,
             layout.lengths,
             batch.slot.view,
+            on_bad=holes.__setitem__ if allows else None,
         )
+        if allows and len(self.journal):
+            for row in range(len(requests)):
+                if self.journal.leaves_out(self._sample(planned, row), planned.epoch):
+                    holes[row] = None
+        wanted = [request for row, request in enumerate(requests) if row not in holes]
         failure: SourceError | None = None
         try:
-            await self.fetcher.fetch(batch.source.reader, requests)
+            await self.fetcher.fetch(batch.source.reader, wanted)
         except SourceError as error:
             failure = error
         finally:

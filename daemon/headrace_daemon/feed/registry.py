@@ -22,6 +22,7 @@ from ..assemble.slots import MIN_SLOTS, SlotPool
 from .dictated import DictatedPlanner, Dictation
 from .feed import Feed
 from .groups import Group, Groups
+from .journal import Journal
 from .planner import Planner
 
 if TYPE_CHECKING:
@@ -299,6 +300,10 @@ class FeedRegistry:
         feed = Feed(
             name=_name(stream),
             source_of=stream.source_of,
+            number_of=stream.number_of,
+            journal=Journal(
+                stream.stream.skip, epoch=stream.cursor.epoch, skips=stream.cursor.skips
+            ),
             planner=planner,
             pool=pool,
             fetcher=self._fetcher,

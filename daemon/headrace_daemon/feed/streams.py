@@ -63,6 +63,10 @@ class BoundStream(NamedTuple):
         """Return the source of a part of the plan."""
         return self.sources.get(part, self.source)
 
+    def number_of(self, part: str) -> int:
+        """Return the number of the source of a part of the plan; 0 for that of the stream."""
+        return list(self.sources).index(part) if part in self.sources else 0
+
     @property
     def blocks(self) -> tuple[str, ...]:
         """Digests of the blocks of the data, to tell where two differ."""
@@ -107,7 +111,7 @@ class Streams:
         Args:
             wanted: A configured name, empty for the default, or a stream as a map.
             topology: Which rank of how many.
-            start: A cursor, ``{"seek": {…}}``, or None for the very beginning.
+            start: A cursor, ``{"seek": {…}, "skips": […]}``, or None for the very beginning.
             progress: Called from a thread with the number of objects listed so far.
 
         Raises:
@@ -116,11 +120,11 @@ class Streams:
             SourceError: If a source cannot be listed.
         """
         name, stream = self._resolve(wanted)
-        where = _position(start)
+        where, skips = _position(start)
         digest = where.manifest if isinstance(where, Cursor) else None
         sources = await self._catalog.open_all(stream.sources, digest=digest, progress=progress)
         return await asyncio.get_running_loop().run_in_executor(
-            self._executor, self._bound, name, stream, sources, topology, where
+            self._executor, self._bound, name, stream, sources, topology, where, skips
         )
 
     def _bound(
@@ -130,6 +134,7 @@ class Streams:
         sources: Mapping[str, OpenSource],
         topology: Topology,
         where: Cursor | Seek | None,
+        given: tuple[int, ...],
     ) -> BoundStream:
         """Resolve a position; may have to look at each sample of an epoch."""
         manifests = {part: source.manifest for part, source in sources.items()}
@@ -143,7 +148,8 @@ class Streams:
                 cursor = seek(bound, where, world_size)
             case None:
                 cursor = bound.start()
-        cursor = settle(bound, cursor, world_size)
+        skips = where.skips if isinstance(where, Cursor) else given
+        cursor = msgspec.structs.replace(settle(bound, cursor, world_size), skips=skips)
         remaining = remaining_steps(bound, cursor, world_size)
         steps = cursor.step + remaining
         if cursor.step == 0:
@@ -204,12 +210,18 @@ def _combined(*blocks: str) -> str:
     return hashlib.sha256(" ".join(blocks).encode()).hexdigest()
 
 
-def _position(start: Mapping[str, Any] | None) -> Cursor | Seek | None:
+def _position(
+    start: Mapping[str, Any] | None,
+) -> tuple[Cursor | Seek | None, tuple[int, ...]]:
+    """Return a position, and what was left out before it, if it is none that says so."""
     if start is None:
-        return None
-    if set(start) == {"seek"}:
+        return None, ()
+    if "seek" in start and set(start) <= {"seek", "skips"}:
         try:
-            return msgspec.convert(start["seek"], Seek)
+            where = msgspec.convert(start["seek"], Seek)
         except msgspec.ValidationError as error:
             raise CursorError(f"seek cannot be read: {error}") from None
-    return Cursor.from_state(dict(start))
+        # Judged as those of a cursor.
+        state = {"plan": "", "manifest": "", "skips": start.get("skips", [])}
+        return where, Cursor.from_state(state).skips
+    return Cursor.from_state(dict(start)), ()

@@ -17,6 +17,7 @@ from ..errors import SourceError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from ..errors import ObjectError
     from ..source.reader import Reader, ReadRequest
 
 
@@ -109,9 +110,11 @@ class Inflight:
 
     async def _lead(self, reader: Reader, leads: dict[_Key, _Lead]) -> None:
         end = _End.ABANDONED
+        # Those that were left out: who follows them finds out for itself.
+        bad: set[_Key] = set()
         try:
             if leads:
-                await reader.read([lead.request for lead in leads.values()])
+                await reader.read([_noting(key, lead.request, bad) for key, lead in leads.items()])
             end = _End.ARRIVED
         except SourceError:
             end = _End.FAILED
@@ -121,9 +124,23 @@ class Inflight:
                 del self._leads[key]
                 for follower in lead.followers:
                     if not follower.end.done():
-                        if end is _End.ARRIVED:
+                        own = _End.FAILED if key in bad else end
+                        if own is _End.ARRIVED:
                             follower.request.target[:] = lead.request.target
-                        follower.end.set_result(end)
+                        follower.end.set_result(own)
+
+
+def _noting(key: _Key, request: ReadRequest, bad: set[_Key]) -> ReadRequest:
+    """Return a request that also notes whether it was left out."""
+    on_bad = request.on_bad
+    if on_bad is None:
+        return request
+
+    def note(error: ObjectError) -> None:
+        bad.add(key)
+        on_bad(error)
+
+    return request._replace(on_bad=note)
 
 
 async def _follow(followers: Sequence[_Follower]) -> list[tuple[ReadRequest, _End]]:

@@ -18,11 +18,13 @@ from headrace.manifest import Manifest
 from ..errors import (
     LIST_ANEW,
     ObjectChangedError,
+    ObjectError,
     ObjectMissingError,
     ObjectUnreadableError,
     SourceError,
     SourceMissingError,
 )
+from .reader import leave_out
 from .together import wait_for_thread
 
 if TYPE_CHECKING:
@@ -153,7 +155,10 @@ class LocalReader:
         for request in requests:
             if stop.is_set():
                 return
-            self._read_file(request)
+            try:
+                self._read_file(request)
+            except ObjectError as error:
+                leave_out(request, error)
 
     def _read_file(self, request: ReadRequest) -> None:
         path = f"{self._root}/{request.name}"

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
 
     from headrace.manifest import Manifest
+
+    from ..errors import ObjectError
 
 
 class ReadRequest(NamedTuple):
@@ -27,6 +30,21 @@ class ReadRequest(NamedTuple):
 
     version: bytes = b""
     """Likewise."""
+
+    on_bad: Callable[[ObjectError], None] | None = None
+    """Called, possibly from a thread, if this object cannot be read while others can; the target is
+    then left as it is.  None: that fails the whole read."""
+
+
+def leave_out(request: ReadRequest, error: ObjectError) -> None:
+    """Take note that an object cannot be read, or raise if nobody wants to know.
+
+    Raises:
+        ObjectError: The error.
+    """
+    if request.on_bad is None:
+        raise error
+    request.on_bad(error)
 
 
 class Reader(Protocol):
@@ -56,6 +74,7 @@ def requests_of(
     offsets: NDArray[np.uint64],
     lengths: NDArray[np.uint64],
     view: memoryview,
+    on_bad: Callable[[int, ObjectError], None] | None = None,
 ) -> list[ReadRequest]:
     """Return the requests for some samples of a manifest.
 
@@ -66,15 +85,25 @@ def requests_of(
         offsets: Where each goes in the view, u64[n].
         lengths: Bytes of each, u64[n].
         view: Writable.  The requests have slices of it, which the caller releases.
+        on_bad: Called with the place of a sample in the order, and why it cannot be read; None
+            where that fails the read.
     """
     return [
-        ReadRequest(name, view[offset : offset + length], checksum, version)
-        for name, offset, length, checksum, version in zip(
-            names,
-            offsets.tolist(),
-            lengths.tolist(),
-            manifest.checksums_of(indices),
-            manifest.versions_of(indices),
-            strict=True,
+        ReadRequest(
+            name,
+            view[offset : offset + length],
+            checksum,
+            version,
+            None if on_bad is None else partial(on_bad, place),
+        )
+        for place, (name, offset, length, checksum, version) in enumerate(
+            zip(
+                names,
+                offsets.tolist(),
+                lengths.tolist(),
+                manifest.checksums_of(indices),
+                manifest.versions_of(indices),
+                strict=True,
+            )
         )
     ]

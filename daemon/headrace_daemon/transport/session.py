@@ -435,7 +435,9 @@ class Session:
                 await self._send_batch(entry, head)
             case EpochEdge(epoch, cursor):
                 entry.feed.take()
-                connection.send(m.EpochEnd(epoch=epoch, cursor=cursor.to_state()))
+                journal = entry.feed.journal
+                journal.begin_epoch(cursor.epoch)
+                connection.send(m.EpochEnd(epoch=epoch, cursor=journal.told(cursor.to_state())))
             case Finish():
                 await self._end_feed(m.End(reason="finished"))
             case HeadraceError():
@@ -448,6 +450,8 @@ class Session:
         refusal: LocalProtocolError | None = None
         started = time.monotonic()
         try:
+            for text in batch.notes:
+                self._say(m.Notice(kind="skipped", text=text, done=len(feed.journal)))
             header = _header(entry, batch, seq=connection.credit.spent)
             connection.send_payload(header, batch.payload)
             await self._write(connection.data_to_send())
@@ -607,8 +611,8 @@ def _header(entry: OpenFeed, batch: ReadyBatch, *, seq: int) -> m.Batch:
         ids=planned.indices.astype(_U64, copy=False).tobytes(),
         keys=tuple(batch.names),
         off=batch.layout.offsets.astype(_U64, copy=False).tobytes(),
-        lengths=batch.layout.lengths.astype(_U64, copy=False).tobytes(),
-        flags=planned.flags.tobytes(),
+        lengths=batch.lengths.astype(_U64, copy=False).tobytes(),
+        flags=batch.flags.tobytes(),
         meta=planned.told,
-        cursor=planned.after.to_state(),
+        cursor={**planned.after.to_state(), "skips": list(batch.skips or ())},
     )

@@ -21,6 +21,10 @@ PLAN_VERSION: Final = 1
 """Version of the meaning of plans: any change of an order bumps it."""
 
 
+MAX_SKIPS: Final = 1000
+"""Samples that a stream may leave out: they travel with each batch."""
+
+
 class Cursor(msgspec.Struct, frozen=True, kw_only=True):
     """A position in a stream; plain data, constant size but for `skips`."""
 
@@ -55,7 +59,8 @@ class Cursor(msgspec.Struct, frozen=True, kw_only=True):
     """World size that made the position: recorded, never checked."""
 
     skips: tuple[int, ...] = ()
-    """Samples that the stream has left out as bad."""
+    """Samples that the stream has left out as bad, ascending: indices into the manifest, plus
+    2**48 times the number of the source in streams that have several."""
 
     child: dict[str, Any] | None = None
     """Position of the nested plans; None for the plans that have none."""
@@ -131,11 +136,12 @@ class Cursor(msgspec.Struct, frozen=True, kw_only=True):
                 f"the cursor was made by plan version {self.plan_version}, this Headrace has "
                 f"{PLAN_VERSION}: upgrade Headrace to continue it"
             )
-        if self.skips:
+        if len(self.skips) > MAX_SKIPS:
             raise CursorError(
-                "the cursor carries skipped samples, which this version of Headrace cannot "
-                "continue: upgrade Headrace"
+                f"cursor skips has {len(self.skips)} samples: at most {MAX_SKIPS} can be left out"
             )
+        for index in self.skips:
+            check_integer("cursor skips entry", index, 0, 2**63, CursorError)
 
 
 class Seek(msgspec.Struct, frozen=True, kw_only=True):

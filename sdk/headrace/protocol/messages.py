@@ -51,7 +51,8 @@ class Open(_Message, frozen=True, kw_only=True, tag="open"):
     """How many ranks share each step."""
 
     start: dict[str, Any] | None = None
-    """A cursor, or ``{"seek": {"epoch" | "update" | "sample": n}}``; None: the very beginning."""
+    """A cursor, or ``{"seek": {"epoch" | "update" | "sample": n}, "skips": […]}`` (`skips` as in a
+    cursor, may be left out); None: the very beginning."""
 
     first: int = 0
     """Steps after `start` at which this part of the stream begins."""
@@ -272,7 +273,8 @@ class Notice(_Message, frozen=True, kw_only=True, tag="notice"):
     """Something worth knowing while the client waits; also a sign of life."""
 
     kind: str
-    """``"listing"`` or ``"waiting"``; a client shows kinds it does not know as they are."""
+    """``"listing"``, ``"waiting"`` or ``"skipped"``; a client shows kinds it does not know as they
+    are."""
 
     text: str
     """One line for people."""

@@ -206,7 +206,12 @@ def source(fields: str) -> str:
             "streams.train.plan.tail = 'long'",
             ["allowed: drop, short, wrap, wrap-once"],
         ),
-        (f'{TRAIN}{SOURCE}{PLAN}on_bad = "skip"', "train.on_bad = 'skip'", ["allowed: fail"]),
+        (f'{TRAIN}{SOURCE}{PLAN}on_bad = "warn"', "train.on_bad", ["fail", "skip"]),
+        (
+            f"{TRAIN}{SOURCE}{PLAN}on_bad = {{ limit = -1 }}",
+            "train.on_bad",
+            ["limit=-1", "0..1000"],
+        ),
         ('default_stream = "x"', "default_stream = 'x'", ["not configured", "no [streams.NAME]"]),
         (f'default_stream = "x"\n{TRAIN}{SOURCE}{PLAN}', "default_stream", ["allowed: train"]),
         (f'[streams.""]\n{SOURCE}{PLAN}', "streams", ["'' is no name"]),

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from headrace.errors import CursorError, PlanError
 from headrace.plans import Cursor, Seek
-from headrace.plans.cursor import FORMAT, PLAN_VERSION
+from headrace.plans.cursor import FORMAT, MAX_SKIPS, PLAN_VERSION
 
 PLAN = "12" * 32
 MANIFEST = "ab" * 32
@@ -168,9 +168,10 @@ def test_the_state_of_something_else_is_refused(state: object) -> None:
     assert "not a Headrace cursor" in refusal(state)
 
 
-@pytest.mark.parametrize("extra", [{"skips": [3]}])
-def test_what_a_later_version_would_have_to_continue_is_refused(extra: dict[str, object]) -> None:
-    assert "upgrade Headrace" in refusal({**STATE, **extra})
+def test_more_than_can_be_left_out_is_refused() -> None:
+    assert Cursor.from_state({**STATE, "skips": list(range(MAX_SKIPS))}).skips[-1] == MAX_SKIPS - 1
+    assert "at most 1000" in refusal({**STATE, "skips": list(range(MAX_SKIPS + 1))})
+    assert "skips entry=-1" in refusal({**STATE, "skips": [-1]})
 
 
 @given(

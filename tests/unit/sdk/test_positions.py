@@ -281,7 +281,7 @@ def test_state_of_other_data_is_refused(daemon: FakeDaemon) -> None:
         (lambda s: {**s, "epoch": "0"}, "Expected `int`, got `str` - at `..epoch`"),
         (lambda s: {**s, "step": 1.5}, "step"),
         (lambda s: {**s, "world_size": 0}, "world_size=0"),
-        (lambda s: {**s, "skips": [3]}, "skipped samples"),
+        (lambda s: {**s, "skips": [-3]}, "skips entry=-3"),
     ],
 )
 def test_what_is_no_state_is_refused(

@@ -12,6 +12,8 @@ import time
 from itertools import repeat
 from typing import TYPE_CHECKING, Final
 
+from ...errors import ObjectError
+from ..reader import leave_out
 from ..together import run_together
 from .bucket import is_native
 from .httpwire import HttpWire
@@ -107,7 +109,10 @@ class AisReader:
 
     async def _drain(self, pairs: Iterator[tuple[ReadRequest, Node | None]]) -> None:
         for request, owner in pairs:
-            await ObjectRead(self._ways, Transfer(self._bucket, request), owner).run()
+            try:
+                await ObjectRead(self._ways, Transfer(self._bucket, request), owner).run()
+            except ObjectError as error:
+                leave_out(request, error)
 
     async def _read_lean(self, requests: Sequence[ReadRequest], owners: Sequence[Node]) -> None:
         """Ask for everything at once, and go on with what does not come at the first attempt."""
@@ -135,4 +140,7 @@ class AisReader:
             if fault is not None:
                 spent_s = time.perf_counter() - exchange.started_s
                 read = ObjectRead(self._ways, exchange.transfer, exchange.owner)
-                await read.run_on(fault, spent_s)
+                try:
+                    await read.run_on(fault, spent_s)
+                except ObjectError as error:
+                    leave_out(exchange.transfer.request, error)
