@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from ..checks import check_integer
-from ..errors import CursorError, TopologyError
+from ..errors import CursorError, PlanError, TopologyError
 from ..topology import Topology, resolve
+from .composite import parts_of
 from .cursor import Cursor, Seek
 from .data import Data
 from .engine import (
@@ -48,7 +49,8 @@ class PlanBatchSampler:
     ``ConcatDataset`` does.
 
     Raises:
-        PlanError: If the plan does not fit the data or the number of processes.
+        PlanError: If the plan does not fit the data, or the map names a part that it does not
+            have.  Whether it fits the number of processes is seen at the first pass or ``len()``.
         TopologyError: If only one of rank and world_size is given, or they are out of range.
     """
 
@@ -68,6 +70,7 @@ class PlanBatchSampler:
         self.plan = plan
         self.topology = resolve(explicit)
         facts = Data.of(data)
+        _check_parts(plan, facts)
         self._bound = BoundPlan.to(plan, facts, allow_empty=True)
         # Where the indices of each part begin, if the parts have data of their own.
         self._offsets: dict[str, int] = {}
@@ -255,6 +258,19 @@ class PlanBatchSampler:
 
     def _cursor(self, where: Seek) -> Cursor:
         return seek(self._bound, where, self.topology.world_size)
+
+
+def _check_parts(plan: Plan, data: Data) -> None:
+    """Refuse a map of data with a name that is none of the plan's: a slip would go unseen.
+
+    The first entry may have any name, being the data of all parts that have none of their own.
+    """
+    known = parts_of(plan)
+    for name in list(data.parts)[1:] if known else ():
+        if name not in known:
+            raise PlanError(
+                f"data[{name!r}]: the plan has no part of that name; its parts: {', '.join(known)}"
+            )
 
 
 def _is_at_start(cursor: Cursor) -> bool:

@@ -320,6 +320,13 @@ def test_begin_does_not_go_with_a_plan_of_one_pass() -> None:
 # --- Compositions ---------------------------------------------------------------------------------
 
 
+def test_a_map_of_data_names_parts_of_the_plan() -> None:
+    plan = Chain(plans={"a": Sequential(batch_size=2), "b": Sequential(batch_size=2)})
+    with pytest.raises(PlanError, match=r"^data\['c'\]: the plan has no .*; its parts: a, b$"):
+        plan.batch_sampler({"a": 3, "c": 4}, 0, 1)
+    assert list(plan.batch_sampler({"any": 3}, 0, 1)) == [[0, 1], [2], [0, 1], [2]]
+
+
 def test_indices_of_several_datasets_count_through_their_concatenation() -> None:
     plan = Chain(plans={"a": Sequential(batch_size=2), "b": Sequential(batch_size=2)})
     assert list(plan.batch_sampler({"a": 3, "b": 4}, 0, 1)) == [[0, 1], [2], [3, 4], [5, 6]]
