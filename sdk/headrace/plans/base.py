@@ -114,6 +114,10 @@ class Described(
                 several streams, a map of these by name.
             rank: Rank of this process; by default as `DaemonDataset` finds it.
             world_size: Number of processes, likewise.
+
+        Raises:
+            PlanError: If the plan does not fit the data.
+            TopologyError: If only one of rank and world_size is given, or they are out of range.
         """
         from .sampler import PlanBatchSampler
 
@@ -197,10 +201,11 @@ class Ordered(Described, frozen=True, kw_only=True):
         if subset is None or isinstance(subset, Slice):
             return
         if not isinstance(subset, tuple | list) or not 1 <= len(subset) <= MAX_SUBSET:
-            count = f"of {len(subset)} indices" if isinstance(subset, tuple | list) else ""
+            is_list = isinstance(subset, tuple | list)
+            value = f"{type(subset).__name__} of {len(subset)} indices" if is_list else repr(subset)
             raise PlanError(
-                f"subset={type(subset).__name__} {count or repr(subset)} is out of range: give "
-                f"Slice(start, stop, step), or a tuple of 1..{MAX_SUBSET} indices"
+                f"subset={value} is out of range: give Slice(start, stop, step), or a tuple of "
+                f"1..{MAX_SUBSET} indices"
             )
         for index in subset:
             check_integer("subset index", index, 0, 2**63, PlanError)

@@ -40,7 +40,13 @@ class BudgetProgram(EpochProgram):
         self.entries = Entries(plan, data.length, plan.order, seed=plan.seed, role=role)
         self._role = role
         self._total = "bytes" if plan.max_bytes is not None else "total"
-        self._weights = data.column("sizes" if plan.max_bytes is not None else plan.column)
+        name = "sizes" if plan.max_bytes is not None else plan.column
+        if not data.columns:
+            raise PlanError(
+                f"column={name!r} is not in the data, which has: none; give the sizes of the "
+                "samples, or Data(length, columns={name: numbers}), in place of their number"
+            )
+        self._weights = data.column(name)
         self._limits = Limits(
             plan.budget,
             plan.oversized,

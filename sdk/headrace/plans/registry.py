@@ -94,7 +94,9 @@ def create(name: str, **options: Any) -> Plan | FromSampler:  # noqa: ANN401 - o
     try:
         made = factory(**options)
     except TypeError as error:
-        raise PlanError(f"plan {name!r} does not take these options: {error}") from error
+        fields = getattr(factory, "__struct_fields__", ())
+        known = f"; it takes {', '.join(sorted(fields))}" if fields else ""
+        raise PlanError(f"plan {name!r} does not take these options: {error}{known}") from error
     if isinstance(made, Described | FromSampler):
         return made  # type: ignore[return-value]
     return FromSampler(made, name=name)

@@ -212,6 +212,8 @@ def test_a_subset_has_a_limit() -> None:
     Sequential(batch_size=1, subset=tuple(range(100_000)))
     with pytest.raises(PlanError, match=r"subset=tuple of 100001 indices is out of range"):
         Sequential(batch_size=1, subset=tuple(range(100_001)))
+    with pytest.raises(PlanError, match=r"^subset=range\(0, 3\) is out of range: give Slice"):
+        Sequential(batch_size=1, subset=range(3))  # type: ignore[arg-type]
 
 
 # --- Against data and ranks -----------------------------------------------------------------------
@@ -220,7 +222,11 @@ def test_a_subset_has_a_limit() -> None:
 @pytest.mark.parametrize(
     ("plan", "data", "told"),
     [
-        (ByteBudget(max_bytes=9), Data(3), "column='sizes' is not in the data, which has: none"),
+        (
+            ByteBudget(max_bytes=9),
+            Data(3),
+            "column='sizes' is not in the data, which has: none; give the sizes of the samples",
+        ),
         (
             ByteBudget(max_total=9, column="tokens"),
             Data.of([1, 2, 3]),

@@ -78,6 +78,7 @@ def test_what_cannot_be_registered_is_named(name: str, factory: Any, told: str) 
     [
         ("Shufled", {}, "name='Shufled' is no plan: known are ByteBudget, Chain"),
         ("Shuffled", {"batch": 3}, "plan 'Shuffled' does not take these options"),
+        ("Chain", {"plan": {}}, "'plan'; it takes mode, plans"),
         ("Shuffled", {"batch_size": 0}, "batch_size=0 is out of range"),
         ("once", {}, "can be iterated only once"),
     ],
