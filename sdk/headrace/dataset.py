@@ -25,7 +25,7 @@ from torch.utils.data._utils.collate import default_collate_fn_map
 from . import errors
 from .batch import Batch
 from .board import END, Board, Record, epoch_of, epoch_start
-from .checks import check_integer
+from .checks import check_flag, check_integer
 from .client import default_socket
 from .dictation import Dictator, dictated
 from .link import Link, unwired, wire_start
@@ -81,15 +81,18 @@ class DaemonDataset(IterableDataset[Any]):
         decode: Only None so far: values are ``bytes``.
         transform: Called with each sample as ``{"__key__": name, field: bytes}``.
         collate_fn: Called with the list of a batch's transformed samples; the loop gets what it
-            returns.  For a composition, `transform` and `collate_fn` may be dicts by name of the
-            part (``batch.meta["stream"]``); parts that are not in it have none.
+            returns.  Without it, dicts with the same keys become the columns of a `Batch`, tuples
+            a tuple of columns, anything else one column: a tensor where type, shape and dtype are
+            the same, else a list.  For a composition, `transform` and `collate_fn` may be dicts by
+            name of the part (``batch.meta["stream"]``; that of a main plan is ``"train"``); parts
+            that are not in it have none.
         prefetch_batches: Batches to keep ready in this process, and as many in the daemon.
         topology: Rank and world size; by default those of torch.distributed or torchrun, which
             are asked when the first pass begins.
         process_group: The process group whose ranks share the data, if that is not all of them.
         mesh: The same as a device mesh of one dimension, ``mesh["dp"]`` for example.
-        deadline_s: How long a daemon that went away may stay away before iterating raises, and how
-            long ranks wait for each other before the first batch.
+        deadline_s: Seconds that a daemon may be away before iterating raises, and that ranks wait
+            for each other before the first batch.
         check_ranks: Whether the ranks of torch.distributed compare plan, data and position before
             the first batch, and again after a state was loaded; never with `topology`.
 
@@ -130,6 +133,7 @@ class DaemonDataset(IterableDataset[Any]):
         for name, function in (("transform", transform), ("collate_fn", collate_fn)):
             _check_function(name, function, stream)
         check_integer("prefetch_batches", prefetch_batches, 1, 4097, errors.PlanError)
+        check_flag("check_ranks", check_ranks, errors.PlanError)
         is_number = isinstance(deadline_s, int | float) and not isinstance(deadline_s, bool)
         if not is_number or not 0 < deadline_s < float("inf"):
             raise errors.PlanError(f"deadline_s={deadline_s!r} must be above 0 seconds and finite")
@@ -185,14 +189,17 @@ class DaemonDataset(IterableDataset[Any]):
 
         Args:
             stream: What to read.
-            memory: The daemon's memory for batches.
+            memory: The daemon's memory for batches: a size such as ``"512MiB"``.
             **options: As for the constructor.
 
         Raises:
+            PlanError: If an argument is out of range or of the wrong kind.
             DaemonUnavailableError: If the daemon cannot be started.
         """
         if not isinstance(stream, Stream):
             raise errors.PlanError(f"stream={stream!r}: local() takes Stream(source, plan)")
+        if not isinstance(memory, str):
+            raise errors.PlanError(f"memory={memory!r} is no size: give text, such as '512MiB'")
         private = PrivateDaemon(memory)
         try:
             dataset = cls(private.socket, stream, **options)
@@ -338,7 +345,8 @@ class DaemonDataset(IterableDataset[Any]):
 
         Args:
             epoch: At the start of this epoch.
-            update: After this many steps, counted from the start of the run.
+            update: After this many steps, counted from the start of the run; of `Interleaved`,
+                after so many updates of the main plan and the extras that are due there.
             sample: After this many samples of all ranks; must be the edge of a batch.
 
         Raises:

@@ -77,6 +77,8 @@ class Loader:
                     f"{name}= is no option of loader(): it takes num_workers, pin_memory, "
                     f"{', '.join(_OPTIONS)}"
                 )
+        if options.get("prefetch_factor") is not None:
+            check_integer("prefetch_factor", options["prefetch_factor"], 1, 2**16, errors.PlanError)
         self.dataset = dataset
         self.num_workers = num_workers
         # What raw batches are read into, to be unpacked; it grows.

@@ -499,6 +499,7 @@ def test_a_daemon_that_lies_is_caught(lie: Callable[[m.Batch], m.Batch]) -> None
         ({"deadline_s": "5"}, "deadline_s='5'"),
         ({"deadline_s": None}, "deadline_s=None"),
         ({"decode": "auto"}, "decode='auto' is not available: use None"),
+        ({"check_ranks": "no"}, "check_ranks='no' must be true or false"),
         ({"transform": 3}, "transform=3 cannot be called"),
         ({"collate_fn": [1]}, r"collate_fn=\[1\] cannot be called"),
         ({"topology": (0, 1)}, r"topology=\(0, 1\): give Topology\(rank, world_size\)"),
@@ -511,6 +512,11 @@ def test_a_daemon_that_lies_is_caught(lie: Callable[[m.Batch], m.Batch]) -> None
 def test_wrong_arguments_are_named(options: dict[str, Any], words: str) -> None:
     with pytest.raises(errors.PlanError, match=words):
         DaemonDataset(**{"socket": "/s", **options})
+
+
+def test_memory_of_a_private_daemon_is_text() -> None:
+    with pytest.raises(errors.PlanError, match=r"memory=1024 is no size: give text, such as '512M"):
+        DaemonDataset.local(STREAM, memory=1024)  # type: ignore[arg-type]
 
 
 def test_a_dataset_is_made_without_a_daemon(tmp_path: Path) -> None:

@@ -63,6 +63,8 @@ def daemon() -> Iterator[FakeDaemon]:
         ({"shuffle": True}, "shuffle= is not for loader.*: the plan has the order"),
         ({"drop_last": True}, "drop_last= .*: the plan has a tail"),
         ({"collate_fn": list}, "collate_fn= .*: give it to the dataset"),
+        ({"prefetch_factor": 0}, r"prefetch_factor=0 is out of range: .* 1\.\.65535"),
+        ({"prefetch_factor": "x"}, "prefetch_factor='x'"),
         ({"workers": 8}, "workers= is no option of loader.*num_workers, pin_memory, prefetch"),
     ],
 )
