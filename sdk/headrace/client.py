@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 DEFAULT_SOCKET: Final = "/run/headrace/headrace.sock"
 """Where the service listens."""
 
+MAX_SOCKET_PATH: Final = 107
+"""Bytes of the path of a Unix socket at most, on Linux."""
+
 AGENT: Final = "headrace-sdk"
 
 SILENCE_S: Final = 10.0
@@ -277,6 +280,11 @@ def _explain(path: str, error: OSError) -> errors.DaemonUnavailableError:
         return ConnectionLostError(f"the daemon at socket {path} does not accept connections")
     if error.errno in (errno.ENOTSOCK, errno.ECONNREFUSED):
         return UnusableSocketError(f"{path} is not a socket; {hint}")
+    if len(os.fsencode(path)) > MAX_SOCKET_PATH:
+        return UnusableSocketError(
+            f"socket {path} has a path of {len(os.fsencode(path))} bytes: the system allows "
+            f"{MAX_SOCKET_PATH}; choose a shorter one"
+        )
     return UnusableSocketError(f"cannot connect to socket {path}: {error}; {hint}")
 
 

@@ -17,14 +17,13 @@ import weakref
 from pathlib import Path
 from typing import Final
 
-from .client import Channel, ConnectionLostError, Retry
+from .client import MAX_SOCKET_PATH, Channel, ConnectionLostError, Retry
 from .errors import DaemonUnavailableError
 
 START_S: Final = 30.0
 """How long a daemon may take to start, seconds: a cold import from a slow disk included."""
 
 _STOP_S: Final = 5.0
-_MAX_SOCKET_PATH: Final = 107
 _LOG_TAIL_BYTES: Final = 2000
 
 
@@ -148,7 +147,7 @@ def _keep(reference: weakref.ref[PrivateDaemon]) -> None:
 
 def _make_folder() -> str:
     """Return a new private folder in which a socket has a path that is short enough."""
-    longest = _MAX_SOCKET_PATH - len("/headrace-12345678/headrace.sock")
+    longest = MAX_SOCKET_PATH - len("/headrace-12345678/headrace.sock")
     for base in (tempfile.gettempdir(), os.environ.get("XDG_RUNTIME_DIR", ""), "/tmp"):
         if base and len(os.fsencode(base)) <= longest and os.access(base, os.W_OK):
             return tempfile.mkdtemp(prefix="headrace-", dir=base)
