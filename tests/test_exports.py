@@ -16,6 +16,10 @@ def test_every_public_name_can_be_imported() -> None:
     assert missing == []
 
 
+def test_names_that_load_on_first_use_are_listed() -> None:
+    assert set(headrace.__all__) <= set(dir(headrace))
+
+
 def test_nothing_else_is_public() -> None:
     others = {
         name

@@ -32,6 +32,10 @@ __all__ = [
 ]
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str) -> _typing.Any:  # noqa: ANN401 - modules are typed by the imports above
     if name == "DaemonDataset":
         try:
