@@ -384,7 +384,8 @@ def _explain(data: Any, kind: object, path: str, message: str) -> str:  # noqa: 
     elif key is not None or isinstance(value, dict):  # it has said why
         allowed = []
     elif allowed:
-        text = "unknown"
+        near = difflib.get_close_matches(str(value), allowed, n=1)
+        text = f"unknown (did you mean {near[0]!r}?)" if near else "unknown"
     if allowed:
         text += f"; allowed: {', '.join(sorted(allowed))}"
     return f"{where}{shown}: {text}" if where else text
@@ -401,7 +402,8 @@ def _choices(kind: object, value: object, key: str) -> list[str]:
     options = [option for option in get_args(kind) or (kind,) if isinstance(option, type)]
     structs = [option for option in options if issubclass(option, msgspec.Struct)]
     if key in [struct.__struct_config__.tag_field for struct in structs]:
-        return [str(struct.__struct_config__.tag) for struct in structs]
+        # What trainers say of plans that they execute themselves is for the wire alone.
+        return [str(kind.__struct_config__.tag) for kind in structs if kind is not Dictated]
     annotation = _kind_at(kind, value, key)
     options_of_key = (annotation, *get_args(annotation))
     words = [get_args(option) for option in options_of_key if get_origin(option) is Literal]

@@ -128,6 +128,11 @@ def source(fields: str) -> str:
             "streams.train.plan.seed = 1",
             ["unknown key; allowed here: batch_size, global_batch_size, node_blocks"],
         ),
+        (
+            plan('type = "Shufled", batch_size = 2'),
+            "streams.train.plan.type = 'Shufled'",
+            ["unknown (did you mean 'Shuffled'?)", "allowed: ByteBudget, Chain, Interleaved, "],
+        ),
         # wrong types
         ("daemon = 5", "daemon = 5", ["got `int`"]),
         ("streams = 5", "streams = 5", ["got `int`"]),
