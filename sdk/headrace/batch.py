@@ -42,11 +42,19 @@ class Batch:
         self.sample_keys = sample_keys
         """Names of the samples; their indices as text where the daemon sends no names."""
         self.indices = indices
-        """u64[n], indices of the samples in the manifest."""
+        """u64[n], indices of the samples in the manifest (of its own source, where a part has
+        one)."""
         self.flags = flags
-        """u8[n], bits of `headrace.plans.engine.Flag`: fillers and the like."""
+        """u8[n], a sum of bits: 1 = filler, 2 = filler of a whole step, 4 = above the budget
+        (`headrace.plans.engine.Flag`).  Read-only, as `indices`."""
         self.meta = meta
-        """``epoch``, ``step``, ``global_step``, ``stream``, ``role``, and what the plan adds."""
+        """What the plan says of the batch.
+
+        ``epoch`` and ``step`` in it; ``global_step``, counted from the start of the run;
+        ``stream``, the name of its part of a composition, else empty; ``role``, which is
+        ``"extra"`` for the extras of `Interleaved` and ``"main"`` for all else; in a composition
+        ``part_epoch`` and ``part_step``; and what the plan adds, such as ``height``.
+        """
 
     @property
     def cursor(self) -> Cursor:

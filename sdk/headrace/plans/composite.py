@@ -150,7 +150,7 @@ class Every(msgspec.Struct, frozen=True, forbid_unknown_fields=True, repr_omit_d
     """After every so many epochs of the main plan."""
 
     updates: int | None = None
-    """After every so many updates."""
+    """After every so many updates: steps of the main plan, or groups of ``accumulate``."""
 
     samples: int | None = None
     """Whenever the samples pass a multiple of this."""
@@ -195,14 +195,19 @@ class Every(msgspec.Struct, frozen=True, forbid_unknown_fields=True, repr_omit_d
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, repr_omit_defaults=True):
-    """Where a run ends: at the first limit that an update reaches.
+    """Where a run ends: at the first limit that an update reaches; at least one is given.
 
     A limit of 0 means: run every extra once, then end.
     """
 
     epochs: int | None = None
+    """Epochs of the main plan."""
+
     updates: int | None = None
+    """Updates: steps of the main plan, or groups of ``accumulate`` of them."""
+
     samples: int | None = None
+    """Samples of the main plan, counted as `Interleaved.samples_of` says."""
 
     def __post_init__(self) -> None:
         limits = {name: getattr(self, name) for name in self.__struct_fields__}

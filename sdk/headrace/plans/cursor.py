@@ -50,7 +50,7 @@ class Cursor(msgspec.Struct, frozen=True, kw_only=True):
     """Entries of the epoch's global order that are consumed; fillers do not count."""
 
     update: int = 0
-    """Steps consumed since the start of the run."""
+    """Steps consumed since the start of the run; of `Interleaved`, updates of the main plan."""
 
     sample: int = 0
     """Samples consumed by all ranks since the start of the run; fillers do not count."""
@@ -151,7 +151,7 @@ class Seek(msgspec.Struct, frozen=True, kw_only=True):
     """Start of this epoch."""
 
     update: int | None = None
-    """After this many steps."""
+    """After this many steps; of `Interleaved`, after so many updates and the extras due there."""
 
     sample: int | None = None
     """After this many samples of all ranks; must be the edge of a batch."""

@@ -26,7 +26,7 @@ PAIRINGS: Final = ("position", "head", "v0.3")
 
 
 class Scales(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The image sizes of a table: a grid of heights and widths, and the base size.
+    """The image sizes of a table: a grid of heights and widths, and the base size; in pixels.
 
     Each value is rounded to the nearest multiple of `divisor`, halves up, never more than 10 %
     down.
@@ -45,9 +45,16 @@ class Scales(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Width of the base size."""
 
     min_height: int = 160
+    """Smallest height of the grid."""
+
     max_height: int = 320
+    """Largest height of the grid."""
+
     min_width: int = 160
+    """Smallest width of the grid."""
+
     max_width: int = 320
+    """Largest width of the grid."""
 
     count: int = 5
     """Points of the grid between the smallest and the largest; the base size comes on top."""
@@ -99,7 +106,10 @@ class Growth(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Epochs from which on it is one step more."""
 
     min_factor: float = 1.0
+    """What the smallest sides grow by, ``0 <= min_factor <= 100``; at 1 they double."""
+
     max_factor: float = 1.0
+    """What the largest sides grow by, ``0 <= max_factor <= 100``; at 1 they double."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.epochs, tuple | list):
@@ -210,7 +220,10 @@ class VideoVariable(ScaledBatches, frozen=True, kw_only=True, tag="VideoVariable
     """Whether each step draws its clips between `min_clips` and `max_clips`."""
 
     min_clips: int = 1
+    """Fewest clips that a step draws."""
+
     max_clips: int = 5
+    """Most clips that a step draws."""
 
     vary: Literal["frames", "batch", "nothing"] = "frames"
     """What makes up for the size: ``"frames"``, the ``"batch"`` size, or ``"nothing"`` (the plain
