@@ -12,7 +12,7 @@ import msgspec
 from ..checks import check_choice, check_flag, check_integer
 from ..errors import PlanError
 from .base import Described
-from .from_sampler import Drawn
+from .from_sampler import Drawn, FromSampler
 from .scaled import MultiScale, VariableBatch, VideoVariable
 from .spec import ByteBudget, Sequential, ShardShuffled, Shuffled
 
@@ -254,7 +254,10 @@ class Interleaved(Described, frozen=True, kw_only=True, tag="Interleaved"):
 
     def __post_init__(self) -> None:
         if not isinstance(self.train, SinglePlan | Chain | Drawn):
-            raise PlanError(f"train={self.train!r} is no plan to run as the main one")
+            raise PlanError(
+                f"train={self.train!r} is no plan to run as the main one: "
+                f"{_hint(self.train, 'Chain, ')}"
+            )
         if not isinstance(self.limits, Limits):
             raise PlanError(f"limits={self.limits!r} must be Limits(epochs=, updates=, samples=)")
         if self.extras:
@@ -316,10 +319,16 @@ def parts_of(plan: object) -> tuple[str, ...]:
 
 def _check_single(name: str, plan: object) -> None:
     if not isinstance(plan, SinglePlan | Drawn):
-        raise PlanError(
-            f"{name}={plan!r} is no plan over one order: give Sequential, Shuffled, ShardShuffled, "
-            "ByteBudget, MultiScale, VariableBatch or VideoVariable"
-        )
+        raise PlanError(f"{name}={plan!r} is no plan over one order: {_hint(plan)}")
+
+
+def _hint(plan: object, others: str = "") -> str:
+    if isinstance(plan, FromSampler):
+        return "in a composition give Drawn(sampler=…, batch_size=…) in its place"
+    return (
+        f"give {others}Sequential, Shuffled, ShardShuffled, ByteBudget, MultiScale, VariableBatch "
+        "or VideoVariable"
+    )
 
 
 def _check_names(field: str, plans: object) -> None:
