@@ -58,7 +58,8 @@ def register(name: str, factory: Any = None) -> Any:
     """Make a plan of your own known by a name; also a decorator, ``@register("name")``.
 
     Args:
-        name: What `create` and configurations call it.
+        name: What `create` calls it, in this process; not for a configuration of the daemon,
+            which executes no code of users.
         factory: Called with the options; returns a plan, or a sampler or batch sampler, or yields
             batches when iterated.
 
