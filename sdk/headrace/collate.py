@@ -54,7 +54,7 @@ def apply(
         return batch
     values: list[Any] = samples_of(batch)
     if transform is not None:
-        values = [transform(sample) for sample in values]
+        values = _transformed(batch.sample_keys, values, transform)
     if collate_fn is not None:
         return collate_fn(values)
     if not values:
@@ -73,6 +73,18 @@ def apply(
         stacked = [stack(list(column)) for column in zip(*values, strict=True)]
         return type(first)(*stacked) if hasattr(first, "_fields") else tuple(stacked)
     return stack(values)
+
+
+def _transformed(keys: list[str], samples: list[Sample], transform: Transform) -> list[Any]:
+    """Return what a transform makes of samples; its error gets a note that names the sample."""
+    made: list[Any] = []
+    try:
+        for sample in samples:
+            made.append(transform(sample))  # noqa: PERF401 - its length says where it stopped
+    except Exception as error:
+        error.add_note(f"in transform= of sample {keys[len(made)]!r}")
+        raise
+    return made
 
 
 def stack(values: Sequence[Any]) -> Any:  # noqa: ANN401 - a tensor or the list

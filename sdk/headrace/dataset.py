@@ -79,7 +79,8 @@ class DaemonDataset(IterableDataset[Any]):
         stream: A `Stream`, the name of one that the daemon's configuration has, or nothing for
             its default one.
         decode: Only None so far: values are ``bytes``.
-        transform: Called with each sample as ``{"__key__": name, field: bytes}``.
+        transform: Called with each sample as ``{"__key__": name, field: bytes}``.  What it raises
+            gets a note with the name of the sample.
         collate_fn: Called with the list of a batch's transformed samples; the loop gets what it
             returns.  Without it, dicts with the same keys become the columns of a `Batch`, tuples
             a tuple of columns, anything else one column: a tensor where type, shape and dtype are

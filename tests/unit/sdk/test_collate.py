@@ -46,6 +46,17 @@ def test_a_transform_gets_each_sample_with_its_name() -> None:
     assert samples_of(BATCH) == seen
 
 
+def test_an_error_of_a_transform_names_its_sample() -> None:
+    def decode(sample: dict[str, Any]) -> bytes:
+        if sample.pop("__key__") == "s1":
+            raise ValueError("no image")
+        return bytes(sample["data"])
+
+    with pytest.raises(ValueError, match="no image") as caught:
+        apply(BATCH, decode, None)
+    assert caught.value.__notes__ == ["in transform= of sample 's1'"]
+
+
 def test_a_collation_gets_all_samples_and_the_loop_what_it_returns() -> None:
     assert apply(BATCH, None, lambda samples: samples) == samples_of(BATCH)
     assert apply(BATCH, lambda sample: len(sample["data"]), sum) == 6
