@@ -45,8 +45,8 @@ class Batch:
         """u64[n], indices of the samples in the manifest (of its own source, where a part has
         one)."""
         self.flags = flags
-        """u8[n], a sum of bits: 1 = filler, 2 = filler of a whole step, 4 = above the budget
-        (`headrace.plans.engine.Flag`).  Read-only, as `indices`."""
+        """u8[n], a sum of bits: 1 = filler, 2 = filler of a whole step, 4 = above the budget,
+        8 = left out (`headrace.plans.engine.Flag`).  Read-only, as `indices`."""
         self.meta = meta
         """What the plan says of the batch.
 

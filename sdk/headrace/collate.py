@@ -54,7 +54,7 @@ def apply(
         return batch
     values: list[Any] = samples_of(batch)
     if transform is not None:
-        values = _transformed(batch.sample_keys, values, transform)
+        values = _transformed(values, transform)
     if collate_fn is not None:
         return collate_fn(values)
     if not values:
@@ -75,9 +75,10 @@ def apply(
     return stack(values)
 
 
-def _transformed(keys: list[str], samples: list[Sample], transform: Transform) -> list[Any]:
+def _transformed(samples: list[Sample], transform: Transform) -> list[Any]:
     """Return what a transform makes of samples; its error gets a note that names the sample."""
     made: list[Any] = []
+    keys = [sample["__key__"] for sample in samples]  # the transform may change its sample
     try:
         for sample in samples:
             made.append(transform(sample))  # noqa: PERF401 - its length says where it stopped

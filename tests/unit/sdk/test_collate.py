@@ -10,6 +10,7 @@ import torch
 
 from headrace.batch import Batch
 from headrace.collate import apply, samples_of, stack
+from headrace.plans.engine import Flag
 
 
 def make(*values: bytes) -> Batch:
@@ -55,6 +56,14 @@ def test_an_error_of_a_transform_names_its_sample() -> None:
     with pytest.raises(ValueError, match="no image") as caught:
         apply(BATCH, decode, None)
     assert caught.value.__notes__ == ["in transform= of sample 's1'"]
+
+
+def test_an_error_of_a_transform_names_its_sample_behind_a_hole() -> None:
+    batch = make(b"a", b"bb", b"ccc")
+    batch.flags[0] = Flag.HOLE
+    with pytest.raises(ZeroDivisionError) as caught:
+        apply(batch, lambda sample: 1 // (len(sample["data"]) - 3), None)
+    assert caught.value.__notes__ == ["in transform= of sample 's2'"]
 
 
 def test_a_collation_gets_all_samples_and_the_loop_what_it_returns() -> None:
