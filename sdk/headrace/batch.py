@@ -8,6 +8,7 @@ import numpy as np
 
 from .errors import RemoteProtocolError
 from .plans.cursor import Cursor
+from .plans.flags import Flag
 from .protocol import Payload
 from .protocol import messages as m
 
@@ -98,6 +99,21 @@ class Batch:
             sample_keys=self.sample_keys,
             indices=self.indices,
             flags=self.flags,
+            meta=self.meta,
+            cursor=self._cursor,
+        )
+
+    def present(self) -> Batch:
+        """Return the batch without the samples that were left out: itself if there are none."""
+        is_here = (self.flags & Flag.HOLE) == 0
+        if is_here.all():
+            return self
+        rows = np.flatnonzero(is_here).tolist()
+        return Batch(
+            {name: [column[row] for row in rows] for name, column in self._columns.items()},
+            sample_keys=[self.sample_keys[row] for row in rows],
+            indices=self.indices[is_here],
+            flags=self.flags[is_here],
             meta=self.meta,
             cursor=self._cursor,
         )

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from .plans.flags import Flag
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -21,13 +19,11 @@ Collate = Callable[[list[Any]], Any]
 
 
 def samples_of(batch: Batch) -> list[Sample]:
-    """Return the samples as ``{"__key__": name, field: value, …}``, without those left out."""
+    """Return the samples as ``{"__key__": name, field: value, …}``."""
     rows = zip(*(batch[field] for field in batch.fields), strict=True)
-    holes = (batch.flags & Flag.HOLE).tolist()
     return [
         {"__key__": key, **dict(zip(batch.fields, row, strict=True))}
-        for key, row, is_hole in zip(batch.sample_keys, rows, holes, strict=True)
-        if not is_hole
+        for key, row in zip(batch.sample_keys, rows, strict=True)
     ]
 
 
@@ -38,7 +34,8 @@ def apply(
 ) -> Any:  # noqa: ANN401 - whatever the user's functions return
     """Return what the loop gets of a batch.
 
-    Neither gets the samples that were left out.  Either function may be a map of functions by name
+    Neither gets the samples that were left out, and what is made of them has no row for those.
+    Either function may be a map of functions by name
     of the stream; streams that are not in it have none.
 
     Without either function that is the batch itself.  `collate_fn` gets the list of what
@@ -52,6 +49,7 @@ def apply(
         collate_fn = collate_fn.get(batch.meta["stream"])
     if transform is None and collate_fn is None:
         return batch
+    batch = batch.present()
     values: list[Any] = samples_of(batch)
     if transform is not None:
         values = _transformed(values, transform)

@@ -197,6 +197,16 @@ def test_functions_get_what_is_there(app: AppThread, folder: Path) -> None:
         transform=lambda sample: len(sample["data"]),
     )
     assert len(list(alone)) == NUM_SAMPLES
+    columns = DaemonDataset(
+        app.socket,
+        stream_of(folder, "skip", Sequential(batch_size=40)),
+        transform=lambda sample: {"size": len(sample["data"])},
+    )
+    (batch,) = columns
+    assert len(batch) == len(batch["size"]) == NUM_SAMPLES - len(BAD)
+    sizes = [columns.manifest[index].size for index in batch.indices.tolist()]
+    assert batch["size"].tolist() == sizes
+    columns.close()
     for one in (dataset, alone):
         one.close()
 
