@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.fakes import assert_no_receiver_is_left
+from tests.support.standin import StandIn
+from tests.support.stores import Store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,3 +38,13 @@ def folder() -> Iterator[Path]:
     # pytest's own folders may have paths too long for a socket.
     with tempfile.TemporaryDirectory(prefix="hr-") as path:
         yield Path(path)
+
+
+@pytest.fixture(params=["standin", "real"])
+def store(request: pytest.FixtureRequest) -> Iterator[Store]:
+    """Return a cluster of either kind, with a bucket of the test's own."""
+    if request.param == "real":
+        yield Store(request.getfixturevalue("cluster"))
+        return
+    with StandIn() as server:
+        yield Store(server)

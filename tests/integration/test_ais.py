@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import os
 import random
 import re
 import threading
@@ -11,7 +9,6 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 import pytest
-from aistore.sdk import Client
 
 from headrace import DaemonDataset, Objects, Stream, errors
 from headrace.plans import Sequential, Shuffled
@@ -23,58 +20,12 @@ from tests.support.cluster import Cluster, find_aisnode
 from tests.support.commands import headrace
 from tests.support.files import content
 from tests.support.standin import Delay, StandIn
+from tests.support.stores import Store
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from tests.support.trainers import Trainers
-
-_NUMBERS = itertools.count()
-
-
-class Store:
-    """A cluster of either kind, and a bucket of the test's own in it."""
-
-    def __init__(self, server: StandIn | Cluster) -> None:
-        self.server = server
-        self.endpoint = server.endpoint
-        self.bucket = f"test-{os.getpid()}-{next(_NUMBERS)}"
-        server.create_bucket(self.bucket)
-        self.client = Client(self.endpoint)
-
-    def put(self, objects: Mapping[str, bytes]) -> None:
-        if isinstance(self.server, StandIn):
-            self.server.put_many(self.bucket, objects)
-        else:
-            self.server.put_many(self.bucket, list(objects.items()))
-
-    def uri(self, prefix: str = "") -> str:
-        return f"ais://{self.bucket}/{prefix}"
-
-    def stream(self, prefix: str = "") -> Stream:
-        return Stream(Objects(self.uri(prefix)), Shuffled(batch_size=8, seed=1))
-
-    def daemon(self, **options: str) -> AppThread:
-        settings = StoreSettings(endpoints=(self.endpoint,), **options)  # type: ignore[arg-type]
-        return AppThread().configure(store=settings)
-
-    def as_the_sdk_has_it(self, prefix: str = "") -> dict[str, bytes]:
-        """Return the objects as the SDK lists and reads them."""
-        bucket = self.client.bucket(self.bucket)
-        return {
-            entry.name: bucket.object(entry.name).get_reader().read_all()
-            for entry in bucket.list_all_objects(prefix=prefix)
-        }
-
-
-@pytest.fixture(params=["standin", "real"])
-def store(request: pytest.FixtureRequest) -> Iterator[Store]:
-    if request.param == "real":
-        yield Store(request.getfixturevalue("cluster"))
-        return
-    with StandIn() as server:
-        yield Store(server)
 
 
 def contents(dataset: DaemonDataset) -> dict[str, bytes]:
