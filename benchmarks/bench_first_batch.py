@@ -39,7 +39,7 @@ def prepare(root: Path, count: int) -> tuple[Path, Path]:
         for link in range(1, count // originals):
             os.link(folder / f"{number:04d}" / "0000", folder / f"{number:04d}" / f"{link:04d}")
     source = Objects(str(folder))
-    ManifestStore(state).keep(source, list_folder(source))
+    ManifestStore(state).keep(source, list_folder(source.selections[0]))
     return folder, state
 
 

@@ -184,7 +184,7 @@ def _describe(entry: OpenFeed) -> dict[str, Any]:
     statistics = feed.statistics
     return {
         "stream": stream.name,
-        "source": stream.stream.source.uri,
+        "source": stream.stream.source.title,
         "rank": stream.topology.rank,
         "world_size": stream.topology.world_size,
         "manifest": stream.bound.manifest,

@@ -70,7 +70,7 @@ class Bucket(NamedTuple):
                 "digits, '.', '-' and '_', and at least one of them"
             )
         prefix = match["prefix"] or ""
-        if "\0" in prefix or not _is_utf8(prefix):
+        if "\0" in prefix or not is_utf8(prefix):
             raise PlanError(f"uri={uri!r} has a prefix that is no UTF-8 text without NUL")
         if len(prefix.encode()) > _MAX_PREFIX_BYTES:
             raise PlanError(
@@ -100,7 +100,8 @@ class Bucket(NamedTuple):
         return f"{self}/{name}"
 
 
-def _is_utf8(text: str) -> bool:
+def is_utf8(text: str) -> bool:
+    """Return whether a text can be written as UTF-8: it has no lone surrogate."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import os
 import re
-from typing import TYPE_CHECKING, Final, Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, Literal
 from urllib.parse import unquote, urlsplit
 
 import msgspec
 
-from .buckets import PROVIDERS, Bucket
+from .buckets import PROVIDERS, Bucket, is_utf8
 from .checks import check_choice, check_flag, check_integer
 from .errors import PlanError
 from .plans import FromSampler, Plan
 from .plans.cursor import MAX_SKIPS
 from .plans.dictated import Dictated
+from .selections import Selection, check_disjoint, labelled
+from .templates import MAX_NAMES, expand, is_template
 
 # A path may hold a colon; only these are URIs.
 _SCHEME: Final = re.compile("file(?=:/)|[a-z][a-z0-9+.-]*(?=://)", re.IGNORECASE)
@@ -26,20 +29,43 @@ _SCHEME: Final = re.compile("file(?=:/)|[a-z][a-z0-9+.-]*(?=://)", re.IGNORECASE
 _HALF_SCHEME: Final = re.compile(f"({'|'.join(PROVIDERS)}):/?(?!/)(.*)", re.IGNORECASE | re.DOTALL)
 
 
+Chosen = Mapping[str, str | Sequence[str] | None] | Sequence[str] | str | None
+"""What is taken of each of some URIs, or of the only one."""
+
+
 class Objects(
-    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="Objects"
+    msgspec.Struct,
+    frozen=True,
+    forbid_unknown_fields=True,
+    omit_defaults=True,
+    repr_omit_defaults=True,
+    tag_field="type",
+    tag="Objects",
 ):
     """One sample per object of a bucket or file of a folder, in the order of their names.
 
     The name of a sample is that of its object in the bucket, or of its file relative to the folder,
     with ``/`` between components; the order is that of their UTF-8 bytes.  The single field of a
     sample is ``data``.
+
+    Several URIs, or several prefixes, are one after the other: the order is that of the URIs, for
+    each that of its prefixes, for each that of the names.  Where they are in several buckets or
+    folders, the name of a sample begins with the name of its bucket, or the last component of its
+    folder, and a ``/``; a second ``b`` is ``b@1``.  No object is in a source twice: prefixes of
+    which one is the beginning of another are refused.
+
+    Example:
+        >>> Objects(["ais://images/train/", "ais://more"], prefixes={"ais://more": ["a/", "b/"]})
+        Objects(uri=('ais://images/train/', 'ais://more'), prefixes={'ais://more': ('a/', 'b/')})
+        >>> Objects("ais://images", names="img-{000..255}.jpg").selections[0].names[-1]
+        'img-255.jpg'
     """
 
-    uri: str
+    uri: str | Sequence[str]
     """A bucket of an AIStore cluster and the beginning of the names in it (``ais://bucket/prefix``,
     or ``s3://``, ``gs://``, ``az://``, ``oci://`` for remote buckets, see `headrace.buckets`), or a
-    folder: a path, ``~/…``, or a ``file://`` URI."""
+    folder: a path, ``~/…``, or a ``file://`` URI.  Or several of these.  ``{000..255}`` stands for
+    each of the numbers, see `headrace.templates`."""
 
     suffix: str | tuple[str, ...] = ()
     """Take only names that end with this, or with one of these; all by default.  Case counts."""
@@ -48,57 +74,282 @@ class Objects(
     """Whether folders inside the folder are read too; in a bucket, whether names may have a ``/``
     after the prefix."""
 
+    prefixes: Chosen = None
+    """Take only names that begin with this, or with one of these, one after the other: by URI, or
+    at once where there is one URI.  Nothing of a URI without any (``[]``), all of one that has None
+    or is not named.  Each is the beginning of whole names, so it begins with what the URI has
+    behind its bucket."""
+
+    names: Chosen = None
+    """Take these objects, in this order: a list of whole names, or a template, by URI, or at once
+    where there is one URI.  They are not listed, so `suffix` and `recursive` do not matter."""
+
     def __post_init__(self) -> None:
-        if not isinstance(self.uri, str | os.PathLike) or not str(self.uri):
-            raise PlanError(
-                f"uri={self.uri!r} is no source: give a folder, a file:// URI, or ais://bucket/prefix"
-            )
-        uri = os.fspath(self.uri)
-        scheme = _scheme(uri)
-        if scheme in PROVIDERS:
-            Bucket.parse(uri)
-        elif half := _HALF_SCHEME.match(uri):
-            raise PlanError(
-                f"uri={uri!r} may be a bucket or a folder: write {half[1]}://{half[2]} for a "
-                f"bucket, or ./{uri} for a folder"
-            )
-        elif scheme == "file":
-            _check_file_uri(uri)
-        elif scheme:
-            raise PlanError(
-                f"uri={uri!r} has scheme {scheme!r}: supported are file://, "
-                f"{', '.join(f'{known}://' for known in PROVIDERS)}"
-            )
+        uris = _uris(self.uri)
         suffixes = (self.suffix,) if isinstance(self.suffix, str) else self.suffix
         if not isinstance(suffixes, tuple | list) or not all(isinstance(s, str) for s in suffixes):
             raise PlanError(f"suffix={self.suffix!r} is no suffix: give '.jpg', or a tuple of such")
         if not isinstance(self.recursive, bool):
             raise PlanError(f"recursive={self.recursive!r} must be true or false")
-        msgspec.structs.force_setattr(self, "uri", uri)
-        msgspec.structs.force_setattr(self, "suffix", tuple(suffixes))
-        if "\0" in self.location:
-            raise PlanError(f"uri={uri!r} is no source: a path has no NUL byte")
+        force = msgspec.structs.force_setattr
+        force(self, "uri", uris[0] if len(uris) == 1 else uris)
+        force(self, "suffix", tuple(suffixes))
+        for field in ("prefixes", "names"):
+            force(self, field, _chosen(field, getattr(self, field), uris) or None)
+        # A name that is one word is a template; a prefix is itself.
+        prefixes = {uri: (one,) if isinstance(one, str) else one for uri, one in self._prefixes()}
+        force(self, "prefixes", prefixes or None)
+        for uri in prefixes:
+            if uri in dict(self._names()):
+                raise PlanError(f"uri={uri!r} has prefixes and names: give it one of them")
+        check_disjoint(self.selections)
+
+    def __hash__(self) -> int:
+        return hash(self.identity)
+
+    def _prefixes(self) -> Iterable[tuple[str, Any]]:
+        return self.prefixes.items() if isinstance(self.prefixes, Mapping) else ()
+
+    def _names(self) -> Iterable[tuple[str, Any]]:
+        return self.names.items() if isinstance(self.names, Mapping) else ()
+
+    @property
+    def uris(self) -> tuple[str, ...]:
+        """The URIs, as they were given."""
+        return (self.uri,) if isinstance(self.uri, str) else tuple(self.uri)
+
+    @property
+    def selections(self) -> tuple[Selection, ...]:
+        """What is taken, in the order of the samples; computed anew each time.
+
+        Raises:
+            PlanError: If that is nothing, or too much.
+        """
+        prefixes, names = dict(self._prefixes()), dict(self._names())
+        found: list[Selection] = []
+        num_names = 0
+        for uri in self.uris:
+            for root in _roots(uri):
+                whole = Selection(*root, None, tuple(self.suffix), self.recursive)
+                if uri in names:
+                    chosen = _expanded(names[uri])
+                    num_names += len(chosen)
+                    for name in chosen:
+                        _check_name(name, "names", uri, whole)
+                    if chosen:
+                        found.append(whole._replace(names=chosen))
+                elif uri in prefixes:
+                    found += [_begun(whole, prefix, uri) for prefix in prefixes[uri]]
+                else:
+                    found.append(whole)
+        if not found:
+            raise PlanError(
+                f"uri={self.uri!r}: prefixes and names take nothing of it: give None for all"
+            )
+        if max(num_names, len(found)) > MAX_NAMES:
+            raise PlanError(
+                f"uri={self.title!r} has {max(num_names, len(found))} prefixes or names, the limit "
+                f"is {MAX_NAMES}: list a prefix that they have in common"
+            )
+        return labelled(found)
+
+    @property
+    def _only(self) -> Selection:
+        selections = self.selections
+        assert len(selections) == 1, f"{self.title} is not one bucket or folder"
+        return selections[0]
 
     @property
     def bucket(self) -> Bucket | None:
-        """The bucket and prefix; None for a folder."""
-        return Bucket.parse(self.uri) if _scheme(self.uri) in PROVIDERS else None
-
-    @property
-    def location(self) -> str:
-        """Where it is, in one form for all ways to write it: a canonical URI or a path."""
-        bucket = self.bucket
-        return self.path if bucket is None else bucket.uri
+        """The bucket and prefix of the only selection; None for a folder."""
+        return self._only.bucket
 
     @property
     def path(self) -> str:
-        """The folder as an absolute path, not resolved through links; not for a bucket."""
-        assert self.bucket is None, f"{self.uri} is no folder"
-        path = unquote(urlsplit(self.uri).path) if _scheme(self.uri) == "file" else self.uri
-        return os.path.abspath(os.path.expanduser(path))
+        """The folder of the only selection, absolute and not resolved through links."""
+        only = self._only
+        assert only.bucket is None, f"{self.title} is no folder"
+        return only.path
+
+    @property
+    def has_bucket(self) -> bool:
+        """Whether anything is in a bucket."""
+        return any(scheme_of(uri) in PROVIDERS for uri in self.uris)
+
+    @property
+    def title(self) -> str:
+        """Where it is as it was written, for people: the first URI, and how many more."""
+        more = len(self.uris) - 1
+        return self.uris[0] + (f" and {more} more" if more else "")
+
+    @property
+    def location(self) -> str:
+        """Where it is, for people: as `title`, in one form for all ways to write a URI."""
+        return self.anchored().title
+
+    @property
+    def identity(self) -> bytes:
+        """What tells it from other sources, in one form for all ways to write its URIs."""
+        source = self.anchored()
+        facts: dict[str, Any] = {
+            "type": "Objects",
+            "uri": source.uri,
+            "suffix": source.suffix,
+            "recursive": source.recursive,
+        }
+        more = {"prefixes": source.prefixes, "names": source.names}
+        return msgspec.json.encode(facts | {key: one for key, one in more.items() if one})
+
+    def anchored(self) -> Objects:
+        """Return the source with absolute paths, for a process that runs in another folder."""
+        forms = {uri: _anchored(uri) for uri in self.uris}
+        if all(uri == form for uri, form in forms.items()):
+            return self
+        return Objects(
+            tuple(forms[uri] for uri in self.uris),
+            suffix=self.suffix,
+            recursive=self.recursive,
+            prefixes={forms[uri]: one for uri, one in self._prefixes()},
+            names={forms[uri]: one for uri, one in self._names()},
+        )
 
 
-def _scheme(uri: str) -> str:
+def _uris(given: object) -> tuple[str, ...]:
+    """Return the URIs that were given, each as text."""
+    uris = tuple(given) if isinstance(given, tuple | list) else (given,)
+    if not uris:
+        raise PlanError(f"uri={given!r} is no source: give one URI at least")
+    for uri in uris:
+        if not isinstance(uri, str | os.PathLike) or not str(uri):
+            raise PlanError(
+                f"uri={uri!r} is no source: give a folder, a file:// URI, or ais://bucket/prefix"
+            )
+    return tuple(os.fspath(uri) for uri in uris)
+
+
+def _chosen(field: str, given: object, uris: tuple[str, ...]) -> dict[str, Any]:
+    """Return what is chosen of each URI, by the URI as it stands in `uri`."""
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        if len(uris) != 1:
+            raise PlanError(
+                f"{field}={given!r} is for one URI, and there are {len(uris)}: write "
+                f"{field}={{{uris[0]!r}: …}}"
+            )
+        given = {uris[0]: given}
+    known = {uri: uri for uri in reversed(uris)}
+    known |= {_anchored(uri): uri for uri in reversed(uris) if _anchored(uri) not in known}
+    found: dict[str, Any] = {}
+    for said, one in given.items():
+        key = os.fspath(said) if isinstance(said, os.PathLike) else said
+        uri = key if key in known else _anchored(key) if isinstance(key, str) else None
+        if uri not in known:
+            raise PlanError(f"{field} has {key!r}, which is none of uri={uris}")
+        if one is None:
+            continue
+        if not isinstance(one, str) and not (
+            isinstance(one, tuple | list) and all(isinstance(text, str) for text in one)
+        ):
+            raise PlanError(f"{field}[{key!r}]={one!r} must be a text, or a list of texts")
+        if is_template(known[uri]):
+            raise PlanError(
+                f"{field} has {key!r}, which is a template: write what it stands for one by one"
+            )
+        if known[uri] in found:
+            raise PlanError(f"{field} has {key!r} twice, in two ways to write it")
+        found[known[uri]] = one if isinstance(one, str) else tuple(one)
+    return found
+
+
+def _expanded(names: str | tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(expand(names, "names")) if isinstance(names, str) else names
+
+
+def _begun(whole: Selection, prefix: str, uri: str) -> Selection:
+    """Return the part of a selection whose names begin with a prefix."""
+    _check_name(f"{prefix}?", "prefixes", uri, whole, shown=prefix)
+    if whole.bucket is None:
+        return whole._replace(prefix=prefix)
+    bucket = Bucket.parse(f"{whole.bucket}/{prefix}")
+    return whole._replace(bucket=bucket, prefix=prefix)
+
+
+def _check_name(
+    name: str, field: str, uri: str, whole: Selection, *, shown: str | None = None
+) -> None:
+    """Refuse what cannot be a name in a root, or not one that a URI has."""
+    shown = name if shown is None else shown
+    told = f"{field}[{uri!r}] has {shown!r}"
+    elements = name.split("/")
+    if "\0" in name or not is_utf8(name):
+        raise PlanError(f"{told}, which is no UTF-8 text without NUL")
+    # Of a file it would name one outside of the folder; of an object the store refuses it.
+    if not name or name.endswith("/") or "." in elements or ".." in elements:
+        raise PlanError(f"{told}, which is no name: it is relative, without '.' and '..'")
+    if whole.bucket is None and "" in elements:
+        raise PlanError(f"{told}, which is no name: that of a file is relative to its folder")
+    if not name.startswith(whole.prefix):
+        raise PlanError(
+            f"{told}, which does not begin with {whole.prefix!r}: names are whole, so write "
+            f"{whole.prefix + shown!r}, or a URI without {whole.prefix!r}"
+        )
+
+
+def _roots(uri: str) -> list[tuple[Bucket | None, str, str]]:
+    """Return the bucket, or the folder, and the prefix of each URI that one stands for.
+
+    Raises:
+        PlanError: If it names none.
+    """
+    scheme = scheme_of(uri)
+    if scheme == "file":
+        _check_file_uri(uri)
+    elif scheme and scheme not in PROVIDERS:
+        raise PlanError(
+            f"uri={uri!r} has scheme {scheme!r}: supported are file://, "
+            f"{', '.join(f'{known}://' for known in PROVIDERS)}"
+        )
+    elif not scheme and (half := _HALF_SCHEME.match(uri)):
+        raise PlanError(
+            f"uri={uri!r} may be a bucket or a folder: write {half[1]}://{half[2]} for a "
+            f"bucket, or ./{uri} for a folder"
+        )
+    found: list[tuple[Bucket | None, str, str]] = []
+    for one in expand(uri, "uri"):
+        if scheme in PROVIDERS:
+            bucket = Bucket.parse(one)
+            found.append((bucket, "", bucket.prefix))
+        else:
+            path = _path(one)
+            if "\0" in path:
+                raise PlanError(f"uri={uri!r} is no source: a path has no NUL byte")
+            found.append((None, path, ""))
+    return found
+
+
+def _path(uri: str) -> str:
+    """Return the folder of a URI as an absolute path, not resolved through links."""
+    path = unquote(urlsplit(uri).path) if scheme_of(uri) == "file" else uri
+    return os.path.abspath(os.path.expanduser(path))
+
+
+def _anchored(uri: str) -> str:
+    """Return one form for all ways to write a URI, which does not depend on the working folder."""
+    if is_template(uri):
+        return uri if scheme_of(uri) else _path(uri)
+    try:
+        ((bucket, path, _),) = _roots(uri)
+    except PlanError:
+        return uri
+    if bucket is not None:
+        return bucket.uri
+    # With its braces escaped, it is no template, and absolute as it is.
+    return uri if is_template(path) else path
+
+
+def scheme_of(uri: str) -> str:
+    """Return the scheme of a URI, in small letters; empty for a path."""
     found = _SCHEME.match(uri)
     return found[0].lower() if found else ""
 
@@ -184,8 +435,8 @@ class Stream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Return the stream with absolute paths, for a daemon that runs in another folder."""
         plan = self.plan
         if not isinstance(plan, FromSampler):
-            plan = plan.with_sources(_anchored)
-        return msgspec.structs.replace(self, source=_anchored(self.source), plan=plan)
+            plan = plan.with_sources(Objects.anchored)
+        return msgspec.structs.replace(self, source=self.source.anchored(), plan=plan)
 
     @property
     def served_plan(self) -> Plan | Dictated:
@@ -198,7 +449,3 @@ class Stream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """All sources: that of the stream under an empty name, and those of parts of the plan."""
         own = {} if isinstance(self.plan, FromSampler) else self.plan.sources
         return {"": self.source, **own}
-
-
-def _anchored(source: Source) -> Source:
-    return msgspec.structs.replace(source, uri=source.location)

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from headrace.sources import Objects
 from headrace_daemon.errors import SourceError, to_message
 from headrace_daemon.source.ais import client
 from headrace_daemon.source.reader import ReadRequest
 from tests.support.loops import run
 from tests.support.raw import OK, raw_store, whole
 from tests.support.reading_ais import bucket, open_store
+from tests.support.sources import selected
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -118,7 +118,7 @@ def test_an_answer_that_is_none_of_a_proxy_is_an_error_in_words(
         ):
             with pytest.raises(SourceError) as raised:
                 if what.startswith("GET /v1/buckets"):
-                    await store.list_objects(Objects("ais://b"), tmp_path)
+                    await store.list_objects(selected("ais://b"), tmp_path)
                 else:
                     request = ReadRequest("o", memoryview(bytearray(SIZE)))
                     await store.reader(bucket("ais://b")).read([request])

@@ -12,7 +12,6 @@ import msgspec
 import pytest
 
 from headrace.manifest import Manifest
-from headrace.sources import Objects
 from headrace_daemon.errors import (
     ObjectUnreadableError,
     SourceError,
@@ -24,6 +23,7 @@ from headrace_daemon.source.ais.client import Answer
 from headrace_daemon.source.writer import ManifestWriter
 from tests.support.loops import LOOPS, run, turns, until
 from tests.support.reading_ais import open_store
+from tests.support.sources import selected
 from tests.support.standin import (
     LIST_FAILED,
     UNAVAILABLE,
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from headrace.selections import Selection
     from headrace_daemon.source.ais.faults import Fault
     from headrace_daemon.source.ais.store import AisStore
     from tests.support.loops import Loop
@@ -64,10 +65,10 @@ def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def list_it(
-    ais: StandIn, root: Path, source: Objects | None = None, deadline_s: float = 10.0
+    ais: StandIn, root: Path, source: Selection | None = None, deadline_s: float = 10.0
 ) -> Manifest:
     async with open_store(*ais.endpoints, deadline_s=deadline_s) as store:
-        return await store.list_objects(source or Objects("ais://b"), root)
+        return await store.list_objects(source or selected("ais://b"), root)
 
 
 def entries(manifest: Manifest) -> dict[str, int]:
@@ -91,7 +92,7 @@ def test_a_bucket_becomes_a_manifest_page_by_page(ais: StandIn, tmp_path: Path, 
 
     async def main() -> Manifest:
         async with open_store(ais.endpoint) as store:
-            return await store.list_objects(Objects("ais://b"), tmp_path, told.append)
+            return await store.list_objects(selected("ais://b"), tmp_path, told.append)
 
     manifest = run(main(), loop)
     assert list(entries(manifest).items()) == list(sizes(OBJECTS).items())
@@ -132,17 +133,17 @@ def test_a_prefix_is_the_beginning_of_names_whatever_folders_there_are(
     objects = OBJECTS | dict.fromkeys(more, b"12")
     ais.put_many("b", dict.fromkeys(more, b"12"))
     expected = {name: data for name, data in objects.items() if name.startswith(prefix)}
-    source = Objects(f"ais://b/{prefix}")
+    source = selected(f"ais://b/{prefix}")
     ais.forget_requests()
     assert entries(run(list_it(ais, tmp_path, source))) == sizes(expected)
 
 
 def test_a_list_ends_where_the_prefix_does(ais: StandIn, tmp_path: Path) -> None:
     ais.forget_requests()
-    assert len(run(list_it(ais, tmp_path, Objects("ais://b/a/000")))) == 10
+    assert len(run(list_it(ais, tmp_path, selected("ais://b/a/000")))) == 10
     assert lists(ais) == 3, "the long names, a page, and one that has nothing more"
     ais.forget_requests()
-    assert len(run(list_it(ais, tmp_path, Objects("ais://b/a/24")))) == 100
+    assert len(run(list_it(ais, tmp_path, selected("ais://b/a/24")))) == 100
     assert lists(ais) == 2, "it begins where the prefix does"
 
 
@@ -155,7 +156,7 @@ def test_a_long_name_that_makes_a_list_short_is_named(
 ) -> None:
     ais.put("b", LONG, b"1")
     with pytest.raises(ObjectUnreadableError) as raised:
-        run(list_it(ais, tmp_path, Objects(f"ais://b/{prefix}")))
+        run(list_it(ais, tmp_path, selected(f"ais://b/{prefix}")))
     assert "bucket ais://b cannot be listed as a whole: the name 'a/yyy" in str(raised.value)
     assert "has an element of more than 255 bytes" in str(raised.value)
     assert "rename it" in str(raised.value)
@@ -167,11 +168,11 @@ def test_a_long_name_that_does_no_harm_is_none_of_our_business(
 ) -> None:
     ais.put("b", LONG, b"1")
     ais.put_many("b", {"c/1": b"1", "c/2": b"1"})
-    assert len(run(list_it(ais, tmp_path, Objects("ais://b/c/")))) == 2
-    assert len(run(list_it(ais, tmp_path, Objects("ais://b/a/", suffix=(".bin",))))) == NUM
+    assert len(run(list_it(ais, tmp_path, selected("ais://b/c/")))) == 2
+    assert len(run(list_it(ais, tmp_path, selected("ais://b/a/", suffix=(".bin",))))) == NUM
     ais.create_bucket("few")
     ais.put_many("few", {LONG: b"1", "b": b"2"})
-    assert set(entries(run(list_it(ais, tmp_path, Objects("ais://few"))))) == {LONG, "b"}
+    assert set(entries(run(list_it(ais, tmp_path, selected("ais://few"))))) == {LONG, "b"}
 
 
 def test_the_digest_follows_the_content_and_not_the_version(ais: StandIn, tmp_path: Path) -> None:
@@ -189,16 +190,16 @@ def test_the_digest_follows_the_content_and_not_the_version(ais: StandIn, tmp_pa
 @pytest.mark.parametrize(
     ("source", "names"),
     [
-        (Objects("ais://b/a/000"), [f"a/{number:04}.bin" for number in range(10)]),
-        (Objects("ais://b/a/", suffix=("9.bin",)), [n for n in OBJECTS if n.endswith("9.bin")]),
-        (Objects("ais://b", recursive=False), ["top"]),
-        (Objects("ais://b/a/", recursive=False), list(OBJECTS)),
-        (Objects("ais://b/é %"), ['é %/+?#&"x']),
+        (selected("ais://b/a/000"), [f"a/{number:04}.bin" for number in range(10)]),
+        (selected("ais://b/a/", suffix=("9.bin",)), [n for n in OBJECTS if n.endswith("9.bin")]),
+        (selected("ais://b", recursive=False), ["top"]),
+        (selected("ais://b/a/", recursive=False), list(OBJECTS)),
+        (selected("ais://b/é %"), ['é %/+?#&"x']),
     ],
     ids=str,
 )
 def test_a_source_takes_what_it_says(
-    ais: StandIn, tmp_path: Path, source: Objects, names: list[str]
+    ais: StandIn, tmp_path: Path, source: Selection, names: list[str]
 ) -> None:
     ais.put_many("b", {"top": b"1", 'é %/+?#&"x': b"22"})
     assert list(entries(run(list_it(ais, tmp_path, source)))) == names
@@ -207,18 +208,18 @@ def test_a_source_takes_what_it_says(
 @pytest.mark.parametrize(
     ("source", "told"),
     [
-        (Objects("ais://empty"), "bucket ais://empty has no object: a stream needs at least one"),
-        (Objects("ais://b/zz"), "bucket ais://b has no object whose name begins with 'zz'"),
-        (Objects("ais://b", suffix=".jpg"), "whose name ends with .jpg"),
-        (Objects("ais://b", recursive=False), "has no '/' after the prefix"),
-        (Objects("ais://nope"), "bucket ais://nope does not exist"),
-        (Objects("s3://nope"), "bucket s3://nope"),
-        (Objects("ais://b/x/../y"), "invalid prefix"),
+        (selected("ais://empty"), "bucket ais://empty has no object: a stream needs at least one"),
+        (selected("ais://b/zz"), "bucket ais://b has no object whose name begins with 'zz'"),
+        (selected("ais://b", suffix=".jpg"), "whose name ends with .jpg"),
+        (selected("ais://b", recursive=False), "has no '/' after the prefix"),
+        (selected("ais://nope"), "bucket ais://nope does not exist"),
+        (selected("s3://nope"), "bucket s3://nope"),
+        (selected("ais://b/x/../y"), "invalid prefix"),
     ],
     ids=str,
 )
 def test_what_has_no_objects_is_said(
-    ais: StandIn, tmp_path: Path, source: Objects, told: str
+    ais: StandIn, tmp_path: Path, source: Selection, told: str
 ) -> None:
     ais.create_bucket("empty")
     with pytest.raises(SourceError) as raised:
@@ -260,7 +261,7 @@ def test_a_fault_in_any_page_changes_nothing(ais: StandIn, tmp_path: Path, what:
 
                 if page == 0 and what != "the listing is forgotten":
                     ais.fault(_PASSING[what], proxy="any", path="/v1/buckets/*", times=1)
-                return await store.list_objects(Objects("ais://b"), tmp_path, progress)
+                return await store.list_objects(selected("ais://b"), tmp_path, progress)
 
         assert run(main()).digest == truth
         # A page is asked for again, of a proxy that may not know the listing; not all pages are.
@@ -285,7 +286,7 @@ def test_a_listing_that_is_cancelled_while_a_thread_writes_leaves_nothing_half_d
 
     async def main() -> None:
         async with open_store(ais.endpoint) as store, asyncio.TaskGroup() as tasks:
-            listing = tasks.create_task(store.list_objects(Objects("ais://b"), tmp_path))
+            listing = tasks.create_task(store.list_objects(selected("ais://b"), tmp_path))
             await until(entered.is_set)
             listing.cancel()
             await turns(10)
@@ -310,7 +311,7 @@ def test_a_target_that_died_makes_no_short_list(ais: StandIn, tmp_path: Path) ->
             dead.stop()
             ais.remove_from_map(dead)
             async with asyncio.TaskGroup() as tasks:
-                listing = tasks.create_task(store.list_objects(Objects("ais://b"), tmp_path))
+                listing = tasks.create_task(store.list_objects(selected("ais://b"), tmp_path))
                 await until(lambda: store.cluster.missing)
 
                 def back() -> None:
@@ -336,7 +337,7 @@ def test_a_target_that_leaves_during_a_listing_makes_no_short_list(
                     dead.stop()
                     ais.remove_from_map(dead)
 
-            await store.list_objects(Objects("ais://b"), tmp_path, progress)
+            await store.list_objects(selected("ais://b"), tmp_path, progress)
 
     with pytest.raises(StoreUnavailableError) as raised:
         run(main())
@@ -355,7 +356,7 @@ def test_a_target_that_left_in_order_is_not_missed(ais: StandIn, tmp_path: Path)
             ais.rebalance()
             await store.cluster.after()
             ais.remove_from_map(ais.targets[0])
-            return await store.list_objects(Objects("ais://b"), tmp_path)
+            return await store.list_objects(selected("ais://b"), tmp_path)
 
     assert entries(run(main())) == sizes(OBJECTS)
 
@@ -434,7 +435,7 @@ def test_what_is_no_page_is_refused_at_once(
     async def main() -> None:
         async with open_store(ais.endpoint) as store:
             invent_pages(store, page, monkeypatch)
-            await store.list_objects(Objects("ais://b/a/"), tmp_path)
+            await store.list_objects(selected("ais://b/a/"), tmp_path)
 
     with pytest.raises(ObjectUnreadableError) as raised:
         run(main())
@@ -457,7 +458,7 @@ def test_a_listing_that_goes_round_in_circles_ends(
     async def main() -> None:
         async with open_store(ais.endpoint) as store:
             invent_pages(store, page, monkeypatch)
-            await store.list_objects(Objects("ais://b"), tmp_path)
+            await store.list_objects(selected("ais://b"), tmp_path)
 
     with pytest.raises(ObjectUnreadableError, match="comes back to 'a/1'"):
         run(main())
@@ -474,5 +475,5 @@ def test_an_endpoint_that_is_no_store_is_said(tmp_path: Path) -> None:
 
 def test_a_bucket_is_missing_only_once(ais: StandIn, tmp_path: Path) -> None:
     with pytest.raises(SourceMissingError):
-        run(list_it(ais, tmp_path, Objects("ais://nope")))
+        run(list_it(ais, tmp_path, selected("ais://nope")))
     assert sum(request.path.startswith("/v1/buckets/") for request in ais.requests) == 1

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from headrace.sources import Objects
 from headrace_daemon.errors import (
     ObjectChangedError,
     ObjectCorruptError,
@@ -26,6 +25,7 @@ from headrace_daemon.source.ais.objectread import MAX_CORRUPT
 from headrace_daemon.source.ais.reader import WIDTH
 from tests.support.loops import LOOPS, run, until
 from tests.support.reading_ais import bucket, listed, open_store, values, wanted
+from tests.support.sources import selected
 from tests.support.standin import (
     BUSY,
     DIRECT_DENIED,
@@ -389,7 +389,7 @@ def test_a_cancelled_read_stops_writing(ais: Ais, loop: Loop) -> None:
 
 async def list_and_read(ais: Ais, tmp_path: Path, change: Effect | None = None) -> None:
     async with open_way(ais) as store:
-        manifest = await store.list_objects(Objects("ais://b"), tmp_path)
+        manifest = await store.list_objects(selected("ais://b"), tmp_path)
         requests = listed(manifest)
         if change is not None:
             ais.fault(change, target="any", path=f"b/{ONE}", times=1)

@@ -64,7 +64,7 @@ def write(folder: Path, sizes: tuple[int, ...]) -> Path:
 
 
 def manifests_of(stream: Stream) -> dict[str, Manifest]:
-    return {name: list_folder(source) for name, source in stream.sources.items()}
+    return {name: list_folder(source.selections[0]) for name, source in stream.sources.items()}
 
 
 def bound_of(stream: Stream) -> BoundPlan:

@@ -107,7 +107,7 @@ def test_a_killed_trainer_continues_after_the_last_batch_it_was_given(
     assert second.wait() == 0
     truth = expected(stream)
     assert Ledger(tmp_path / "ledger.jsonl").difference(truth) is None
-    manifest = list_folder(stream.source)
+    manifest = list_folder(stream.source.selections[0])
     left = {manifest.name(index) for entry in truth.entries[5:] for index in entry.ids}
     assert set(app.reads.names[: len(left)]) == left, "nothing else was read"
 

@@ -26,7 +26,7 @@ def expected(
 ) -> Ledger:
     """Return the ledger of a run up to an epoch; the files are from `write_samples`."""
     topology = topology or Topology()
-    manifest = list_folder(stream.source)
+    manifest = list_folder(stream.source.selections[0])
     bound = BoundPlan(stream.served_plan, len(manifest), manifest.digest)
     ledger, cursor = Ledger(), start or bound.start()
     while cursor.epoch < epochs:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from headrace.sources import Objects
 from headrace_daemon.settings import StoreSettings
 from headrace_daemon.source.ais.access import Access
 from headrace_daemon.source.ais.store import AisStore
@@ -12,6 +13,7 @@ from headrace_daemon.source.catalog import Catalog
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
+    from headrace.selections import Selection
     from headrace_daemon.source.store import ManifestStore
 
 
@@ -19,3 +21,9 @@ def folders(manifests: ManifestStore, executor: Executor) -> Catalog:
     """Return a catalog of folders, which has no cluster."""
     settings = StoreSettings()
     return Catalog(manifests, executor, AisStore(settings, Access(settings, {}), executor))
+
+
+def selected(uri: str, **options: Any) -> Selection:  # noqa: ANN401 - those of `Objects`
+    """Return the only selection of a source."""
+    (selection,) = Objects(uri, **options).selections
+    return selection

@@ -64,7 +64,11 @@ def run(options: argparse.Namespace) -> int:
     console.print(f"state    {daemon.state_dir}")
     failures = 0
     is_store_up = True
-    if store.endpoints or any(stream.source.bucket for stream in settings.streams.values()):
+    if store.endpoints or any(
+        source.has_bucket
+        for stream in settings.streams.values()
+        for source in stream.sources.values()
+    ):
         try:
             failures += _check_store(console, settings)
         except HeadraceError as error:
@@ -98,7 +102,7 @@ def _check_stream(
     manifests = {}
     for part, source in stream.sources.items():
         console.print(f"  source {f'{part}: ' if part else ''}{source.location}")
-        if source.bucket is not None and not is_store_up:
+        if source.has_bucket and not is_store_up:
             raise HeadraceError("not listed, since the store could not be asked (see above)")
         manifest = manifests[part] = list_aside(settings, source)
         console.print(

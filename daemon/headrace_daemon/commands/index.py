@@ -63,7 +63,7 @@ def run(options: argparse.Namespace) -> int:
         for what, names in difference._asdict().items():
             shown = ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
             console.print(f"  {what:<8} {len(names)}" + (f": {shown}" if names else ""))
-        if difference.removed and source.bucket is not None:
+        if difference.removed and source.has_bucket:
             # A target that is missing when the command starts is not known to it.
             console.print(
                 "if they should be there, a target may be missing: 'headrace check CONFIG' shows "

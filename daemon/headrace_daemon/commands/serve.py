@@ -154,8 +154,9 @@ def _check_endpoints(settings: Settings) -> None:
     if Access(settings.store).endpoints:
         return
     for name, stream in settings.streams.items():
-        if stream.source.bucket is not None:
-            raise SettingsError(f"stream {name} reads {stream.source.location}: {NO_ENDPOINT}")
+        for source in stream.sources.values():
+            if source.has_bucket:
+                raise SettingsError(f"stream {name} reads {source.location}: {NO_ENDPOINT}")
 
 
 def _make_state_dir(folder: str) -> None:

@@ -13,7 +13,7 @@ from headrace.errors import PlanError
 
 from ..source.ais.access import Access
 from ..source.ais.store import AisStore
-from ..source.local import list_folder
+from ..source.inventory import list_folders, list_source
 from ..source.store import ManifestStore
 from .progress import working
 
@@ -91,14 +91,18 @@ def list_with_progress(settings: Settings, source: Source, root: Path) -> Manife
         source: What to list.
         root: Where manifests are written while they are made.
     """
-    with working(f"listing {source.uri}") as say:
+    with working(f"listing {source.title}") as say:
 
         def show(found: int) -> None:
             say(f"{found:,} objects")
 
-        if source.bucket is None:
-            return list_folder(source, show)
-        return ask_store(settings, lambda ais: ais.list_objects(source, root, show))
+        if not source.has_bucket:
+            return list_folders(source, root, show)
+        with ThreadPoolExecutor(1, thread_name_prefix="headrace") as executor:
+            return ask_store(
+                settings,
+                lambda ais: list_source(source, root, ais=ais, executor=executor, progress=show),
+            )
 
 
 def ask_store(settings: Settings, ask: Callable[[AisStore], Coroutine[Any, Any, _T]]) -> _T:

@@ -226,7 +226,7 @@ class FeedRegistry:
         num_members = ranks * workers
         bound = stream.bound
         world_size = stream.topology.world_size
-        label = stream.name or stream.stream.source.uri
+        label = stream.name or stream.stream.source.title
         return await self._groups.admit(
             (request.group, ranks, workers, label, bound.digest, bound.manifest, world_size),
             num_members=num_members,
@@ -377,7 +377,7 @@ class FeedRegistry:
 
 
 def _name(stream: BoundStream) -> str:
-    label = stream.name or stream.stream.source.uri
+    label = stream.name or stream.stream.source.title
     return f"{label} rank={stream.topology.rank}/{stream.topology.world_size}"
 
 

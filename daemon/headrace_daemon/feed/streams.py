@@ -24,10 +24,10 @@ from headrace.sources import Objects, Stream
 from ..errors import TrustError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from concurrent.futures import Executor
 
-    from headrace.sources import Source
+    from headrace.selections import Selection
     from headrace.topology import Topology
 
     from ..settings import Settings
@@ -177,33 +177,42 @@ class Streams:
         return "", stream
 
     def _check_trust(self, stream: Stream) -> None:
-        allowed = self.settings.trust.allow_sources
+        entries = self.settings.trust.allow_sources
         for source in stream.sources.values():
-            if not any(is_below(source, prefix) for prefix in allowed):
-                raise TrustError(
-                    f"source {source.location} is not below [trust] allow_sources "
-                    f"({', '.join(allowed) or 'empty'}): add it there, or open a configured stream "
-                    "by name"
-                )
+            for selection in source.selections:
+                if not is_allowed(selection, entries):
+                    raise TrustError(
+                        f"source {selection.location} is not below [trust] allow_sources "
+                        f"({', '.join(entries) or 'empty'}): add it there, or open a configured "
+                        "stream by name"
+                    )
 
 
-def is_below(source: Source, prefix: str) -> bool:
-    """Tell whether a source is one that an entry of ``[trust] allow_sources`` allows.
+def is_allowed(selection: Selection, entries: Sequence[str]) -> bool:
+    """Tell whether what is selected is what ``[trust] allow_sources`` allows.
 
-    An entry is ``"*"``, a folder, or the URI of a bucket with or without a prefix.  Below means the
-    same name, or one that goes on after a ``/``.
+    An entry is ``"*"``, a folder, or the URI of a bucket with or without a prefix; or a template of
+    such.  What is below one is allowed: what has the same name, or one that goes on after a ``/``.
+    So are names of which each is below one.
     """
-    if prefix == "*":
+    if "*" in entries:
         return True
-    allowed = Objects(prefix)
-    if (allowed.bucket is None) != (source.bucket is None):
-        return False
-    if source.bucket is None:
+    allowed = [one for entry in entries for one in Objects(entry).selections]
+    bucket = selection.bucket
+    if bucket is None:
         # Links count as what they point to.
-        location, root = os.path.realpath(source.path), os.path.realpath(allowed.path)
-    else:
-        location, root = source.location, allowed.location
-    return location == root or location.startswith(root.rstrip("/") + "/")
+        path = os.path.realpath(selection.path)
+        roots = [os.path.realpath(one.path) for one in allowed if one.bucket is None]
+        return _is_below(path, roots)
+    roots = [one.bucket.uri for one in allowed if one.bucket is not None]
+    return _is_below(bucket.uri, roots) or (
+        selection.names is not None
+        and all(_is_below(bucket.address(name), roots) for name in selection.names)
+    )
+
+
+def _is_below(location: str, roots: Iterable[str]) -> bool:
+    return any(location == root or location.startswith(root.rstrip("/") + "/") for root in roots)
 
 
 def _combined(*blocks: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from ..source.roots import Roots
 from ..source.together import run_together
 from .inflight import Inflight
 
@@ -32,7 +33,7 @@ class Fetcher:
         self.inflight = Inflight()
         """Reads that are under way, shared by all who want the same."""
 
-    async def fetch(self, reader: Reader, requests: Sequence[ReadRequest]) -> None:
+    async def fetch(self, reader: Reader | Roots, requests: Sequence[ReadRequest]) -> None:
         """Fill the targets of all requests.
 
         When the call is over, in whatever way, nothing writes into a target any more.
@@ -40,11 +41,12 @@ class Fetcher:
         Raises:
             SourceError: The first that a group met; the others are cancelled.
         """
-        groups = _groups(requests)
+        divided = reader.divide(requests) if isinstance(reader, Roots) else [(reader, requests)]
+        groups = [(own, group) for own, some in divided for group in _groups(some)]
         if len(groups) == 1:
-            await self._read(reader, groups[0])
+            await self._read(*groups[0])
         else:
-            await run_together((self._read(reader, group) for group in groups), name="read group")
+            await run_together((self._read(*group) for group in groups), name="read group")
 
     async def _read(self, reader: Reader, group: Sequence[ReadRequest]) -> None:
         await self.inflight.read(reader, group, self._places)

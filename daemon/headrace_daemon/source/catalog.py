@@ -10,13 +10,16 @@ from weakref import WeakValueDictionary
 from headrace.errors import ManifestMismatchError
 
 from ..errors import StateFolderError
-from .local import LocalReader, list_folder
+from .inventory import list_folders, list_source
+from .local import LocalReader
+from .roots import Roots
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from concurrent.futures import Executor
 
     from headrace.manifest import Manifest
+    from headrace.selections import Selection
     from headrace.sources import Source
 
     from .ais.store import AisStore
@@ -28,7 +31,7 @@ class OpenSource(NamedTuple):
     """A source that can be read."""
 
     manifest: Manifest
-    reader: Reader
+    reader: Reader | Roots
 
 
 class Catalog:
@@ -45,7 +48,7 @@ class Catalog:
         self._executor = executor
         self._ais = ais
         # One opening of a source at a time: the second asker finds what the first has listed.
-        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._locks: WeakValueDictionary[bytes, asyncio.Lock] = WeakValueDictionary()
 
     async def open(
         self,
@@ -69,7 +72,7 @@ class Catalog:
             StateFolderError: If the manifest cannot be written or read.
             ManifestMismatchError: If `digest` is given and the source does not have it.
         """
-        lock = self._locks.setdefault(source.location, asyncio.Lock())
+        lock = self._locks.setdefault(source.identity, asyncio.Lock())
         await lock.acquire()
         try:
             work = self._find(source, digest, progress)
@@ -115,23 +118,30 @@ class Catalog:
             await loop.run_in_executor(self._executor, keep, digests)
         return found
 
-    def _reader(self, source: Source) -> Reader:
-        bucket = source.bucket
-        if bucket is None:
-            return LocalReader(source.path, self._executor)
-        return self._ais.reader(bucket)
+    def _reader(self, source: Source) -> Reader | Roots:
+        readers: dict[str, Reader] = {}
+        for selection in source.selections:
+            if selection.label not in readers:
+                readers[selection.label] = self._reader_of(selection)
+        # Without a label there is one root only.
+        return readers[""] if "" in readers else Roots(readers)
+
+    def _reader_of(self, selection: Selection) -> Reader:
+        if selection.bucket is None:
+            return LocalReader(selection.path, self._executor)
+        return self._ais.reader(selection.bucket)
 
     def _find(
         self, source: Source, digest: str | None, progress: Callable[[int], None]
     ) -> asyncio.Future[Manifest]:
-        if source.bucket is not None:
-            work = self._find_bucket(source, digest, progress)
+        if source.has_bucket:
+            work = self._find_in_store(source, digest, progress)
             return self._ais.run_soon(work, name=f"open {source.location}")
         return asyncio.get_running_loop().run_in_executor(
-            self._executor, self._find_folder, source, digest, progress
+            self._executor, self._find_in_folders, source, digest, progress
         )
 
-    async def _find_bucket(
+    async def _find_in_store(
         self, source: Source, digest: str | None, progress: Callable[[int], None]
     ) -> Manifest:
         loop = asyncio.get_running_loop()
@@ -139,19 +149,26 @@ class Catalog:
         with _naming(source, manifests):
             manifest = await loop.run_in_executor(self._executor, manifests.find, source, digest)
             if manifest is None:
-                listed = await self._ais.list_objects(source, manifests.folder, progress)
+                listed = await list_source(
+                    source,
+                    manifests.folder,
+                    ais=self._ais,
+                    executor=self._executor,
+                    progress=progress,
+                )
                 manifest = await loop.run_in_executor(
                     self._executor, manifests.keep, source, listed
                 )
         return _checked(source, manifest, digest)
 
-    def _find_folder(
+    def _find_in_folders(
         self, source: Source, digest: str | None, progress: Callable[[int], None]
     ) -> Manifest:
         with _naming(source, self._manifests):
             manifest = self._manifests.find(source, digest)
             if manifest is None:
-                manifest = self._manifests.keep(source, list_folder(source, progress))
+                listed = list_folders(source, self._manifests.folder, progress)
+                manifest = self._manifests.keep(source, listed)
         return _checked(source, manifest, digest)
 
 

@@ -31,31 +31,37 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from concurrent.futures import Executor
 
-    from headrace.sources import Objects
+    from headrace.selections import Selection
 
     from .reader import ReadRequest
 
 _PROGRESS_EVERY: Final = 10_000
 
 
-def list_folder(source: Objects, progress: Callable[[int], None] = lambda found: None) -> Manifest:
-    """List a folder into a manifest; blocks, and may take long.
+def list_folder(
+    selection: Selection, progress: Callable[[int], None] = lambda found: None
+) -> Manifest:
+    """List a folder, or given files in it, into a manifest; blocks, and may take long.
 
     Regular files and links to them are samples, hidden ones too; links to folders are followed,
     each folder once.
 
     Args:
-        source: What to list.
+        selection: What to list, of a folder.
         progress: Called now and then with the number of files found so far.
 
     Raises:
         SourceMissingError: If the folder is missing, unreadable, or has no file that matches.
+        ObjectMissingError: If a given file is not there.
     """
-    root = source.path
-    suffixes = tuple(os.fsencode(suffix) for suffix in source.suffix)
+    if selection.names is not None:
+        return _look_up(selection.path, selection.names, progress)
+    root = selection.path
+    suffixes = tuple(os.fsencode(suffix) for suffix in selection.suffix)
+    prefix = os.fsencode(selection.prefix)
     entries: list[tuple[bytes, int]] = []
     try:
-        for name, size in _walk(os.fsencode(root), recursive=source.recursive):
+        for name, size in _walk(os.fsencode(root), prefix, recursive=selection.recursive):
             if suffixes and not name.endswith(suffixes):
                 continue
             try:
@@ -78,8 +84,11 @@ def list_folder(source: Objects, progress: Callable[[int], None] = lambda found:
             root, f"folder {root} cannot be listed: {error.strerror} ({_path(error)})"
         ) from error
     if not entries:
-        wanted = f" whose name ends with {' or '.join(source.suffix)}" if suffixes else ""
-        deeper = "" if source.recursive else ", not looking into folders (recursive = false)"
+        limits = [f"begins with {selection.prefix!r}"] if prefix else []
+        if suffixes:
+            limits.append(f"ends with {' or '.join(selection.suffix)}")
+        wanted = f" whose name {' and '.join(limits)}" if limits else ""
+        deeper = "" if selection.recursive else ", not looking into folders (recursive = false)"
         raise SourceMissingError(
             root, f"folder {root} has no file{wanted}{deeper}: a stream needs at least one sample"
         )
@@ -91,14 +100,42 @@ def _path(error: OSError) -> str:
     return os.fsdecode(error.filename) if error.filename else "?"
 
 
-def _walk(root: bytes, *, recursive: bool) -> Iterator[tuple[bytes, int]]:
-    """Yield (relative name, size) of the files below `root`, in no particular order.
+def _look_up(root: str, names: Sequence[str], progress: Callable[[int], None]) -> Manifest:
+    """Return the manifest of given files, in their order."""
+    entries: list[tuple[bytes, int]] = []
+    for name in names:
+        path = f"{root}/{name}"
+        try:
+            facts = os.stat(path)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise ObjectMissingError(
+                path, f"file {path} is in names= and not there: check the name"
+            ) from error
+        except OSError as error:
+            raise ObjectUnreadableError(
+                path, f"file {path} cannot be read: {error.strerror}"
+            ) from error
+        if not stat.S_ISREG(facts.st_mode):
+            raise ObjectUnreadableError(path, f"{path} is in names= and no file: leave it out")
+        entries.append((name.encode(), facts.st_size))
+        if len(entries) % _PROGRESS_EVERY == 0:
+            progress(len(entries))
+    return Manifest.build(entries)
+
+
+def _walk(root: bytes, prefix: bytes, *, recursive: bool) -> Iterator[tuple[bytes, int]]:
+    """Yield (relative name, size) of the files below `root` with a prefix, in no particular order.
 
     Folders are visited in the order of their names, so that of several names of one folder the
     same one counts on every machine.
     """
     seen: set[tuple[int, int]] = set()
-    folders = [b""]
+    # All names with the prefix lie in this folder.
+    start = prefix[: prefix.rfind(b"/")] if b"/" in prefix else b""
+    folders = [start]
+    if start and not os.path.isdir(os.path.join(root, start)):
+        os.stat(root)  # to tell one that is missing from one that has no such names
+        return
     while folders:
         folder = folders.pop()
         here = os.path.join(root, folder) if folder else root
@@ -110,6 +147,8 @@ def _walk(root: bytes, *, recursive: bool) -> Iterator[tuple[bytes, int]]:
         with os.scandir(here) as listing:
             for entry in listing:
                 name = folder + b"/" + entry.name if folder else entry.name
+                if not name.startswith(prefix):
+                    continue
                 try:
                     if entry.is_dir():
                         below.append(name)

@@ -133,5 +133,4 @@ class ManifestStore:
         return digests if all(isinstance(digest, str) for digest in digests) else []
 
     def _pointer(self, source: Source) -> Path:
-        identity = msgspec.json.encode(msgspec.structs.replace(source, uri=source.location))
-        return self._sources / f"{hashlib.sha256(identity).hexdigest()[:32]}.json"
+        return self._sources / f"{hashlib.sha256(source.identity).hexdigest()[:32]}.json"

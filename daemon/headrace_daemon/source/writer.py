@@ -30,10 +30,13 @@ class ManifestWriter:
 
     Args:
         root: Where manifests are; made if it is not there.
+        is_ordered: That entries stay as they are appended, in whatever order, and no name comes
+            twice; else they are sorted by name.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, is_ordered: bool = False) -> None:
         self._root = root
+        self._is_ordered = is_ordered
         self._last = b""
         self._is_sorted = True
         self._names_bytes = 0
@@ -109,14 +112,14 @@ class ManifestWriter:
         """Return the manifest of what was appended, stored under the root and mapped from there.
 
         Raises:
-            ValueError: If a name was appended twice.
+            ValueError: If they are sorted, and a name was appended twice.
         """
         for column in self._columns:
             column.finish()
         for optional in (self._checksums, self._versions):
             if not optional.has_content:
                 optional.path.unlink()
-        if self._is_sorted:
+        if self._is_sorted or self._is_ordered:
             manifest = Manifest.map(self._folder)
             manifest.install(self._folder, self._root)
         else:

@@ -10,8 +10,8 @@ import pytest
 from headrace.errors import ManifestMismatchError
 from headrace.sources import Objects
 from headrace_daemon.errors import SourceMissingError, StateFolderError
-from headrace_daemon.source import catalog as module
-from headrace_daemon.source.local import list_folder
+from headrace_daemon.source import inventory as module
+from headrace_daemon.source.local import LocalReader, list_folder
 from headrace_daemon.source.reader import ReadRequest
 from headrace_daemon.source.store import ManifestStore
 from tests.support.loops import run, turns
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from headrace.manifest import Manifest
+    from headrace.selections import Selection
     from tests.support.loops import Loop
 
 
@@ -53,7 +54,7 @@ class Listings:
         self._lock = threading.Lock()
         monkeypatch.setattr(module, "list_folder", self._list)
 
-    def _list(self, source: Objects, progress: Callable[[int], None]) -> Manifest:
+    def _list(self, source: Selection, progress: Callable[[int], None]) -> Manifest:
         with self._lock:
             self.paths.append(source.path)
             self.at_once += 1
@@ -78,6 +79,7 @@ def test_a_source_is_opened_with_its_manifest_and_a_reader_of_it(
 
     async def open_and_read() -> Manifest:
         source = await catalog.open(Objects(str(data)))
+        assert isinstance(source.reader, LocalReader)
         await source.reader.read([ReadRequest("b", memoryview(target))])
         return source.manifest
 
@@ -168,7 +170,9 @@ def test_the_manifest_of_a_cursor_is_taken_also_when_the_source_was_listed_anew(
     catalog = folders(store, threads)
     before = run(catalog.open(source)).manifest.digest
     (data / "c").write_bytes(b"333")
-    store.keep(source, list_folder(source))  # what `headrace index SOURCE --refresh` does
+    store.keep(
+        source, list_folder(source.selections[0])
+    )  # what `headrace index SOURCE --refresh` does
     assert run(catalog.open(source, digest=before)).manifest.digest == before
     assert run(catalog.open(source)).manifest.digest != before
 

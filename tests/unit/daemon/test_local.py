@@ -15,17 +15,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.sources import Objects
 from headrace_daemon.errors import (
     ObjectChangedError,
     ObjectMissingError,
     ObjectUnreadableError,
+    SourceError,
     SourceMissingError,
 )
 from headrace_daemon.source import local
 from headrace_daemon.source.local import LocalReader, list_folder
 from headrace_daemon.source.reader import ReadRequest
 from tests.support.loops import run, turns
+from tests.support.sources import selected
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -54,7 +55,7 @@ def write(root: Path, files: Mapping[str, bytes]) -> Path:
 
 
 def listed(root: Path, **options: Any) -> list[tuple[str, int]]:  # noqa: ANN401 - of Objects
-    return entries(list_folder(Objects(str(root), **options)))
+    return entries(list_folder(selected(str(root), **options)))
 
 
 def entries(manifest: Manifest) -> list[tuple[str, int]]:
@@ -71,6 +72,62 @@ def refusal(root: Path, **options: Any) -> str:  # noqa: ANN401 - of Objects
         listed(root, **options)
     assert refused.value.what == str(root)
     return str(refused.value)
+
+
+# --- Listing: prefixes and names ------------------------------------------------------------------
+
+TREE = ["a", "a/1", "a/2/x", "a/2/y/z", "ab", "abc/1", "b/1"]
+
+
+@pytest.mark.parametrize("recursive", [True, False])
+@pytest.mark.parametrize(
+    "prefix", ["", "a", "a/", "a/2", "a/2/", "a/2/x", "ab", "ab/", "b/1", "b/1/", "z/", "z"]
+)
+def test_a_prefix_is_the_beginning_of_names(tmp_path: Path, prefix: str, recursive: bool) -> None:
+    files = [name for name in TREE if name != "a"]
+    write(tmp_path, dict.fromkeys(files, b""))
+    wanted = [
+        name
+        for name in sorted(files)
+        if name.startswith(prefix) and (recursive or "/" not in name[len(prefix) :])
+    ]
+    if wanted:
+        assert names(tmp_path, prefixes=prefix, recursive=recursive) == wanted
+    else:
+        text = refusal(tmp_path, prefixes=prefix, recursive=recursive)
+        assert (f"whose name begins with {prefix!r}" in text) is bool(prefix)
+
+
+def test_only_folders_that_a_prefix_leads_to_are_looked_into(tmp_path: Path) -> None:
+    write(tmp_path, {"a/1": b"", "b/1": b""})
+    (tmp_path / "b" / b"\xff".decode(errors="surrogateescape")).write_bytes(b"")
+    assert names(tmp_path, prefixes="a") == ["a/1"]
+    assert "is not UTF-8" in refusal(tmp_path)
+
+
+def test_a_prefix_in_a_folder_that_is_missing_says_so(tmp_path: Path) -> None:
+    assert "does not exist" in refusal(tmp_path / "none", prefixes="a/")
+
+
+def test_given_names_are_looked_up_in_their_order(tmp_path: Path) -> None:
+    write(tmp_path, {"a/x": b"123", "b": b"12", "c": b""})
+    assert listed(tmp_path, names=["c", "a/x", "b"], suffix=".jpg") == [
+        ("c", 0),
+        ("a/x", 3),
+        ("b", 2),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [("z", "is in names= and not there"), ("b/x", "and not there"), ("a", "names= and no file")],
+)
+def test_a_given_name_that_is_no_file_is_named(tmp_path: Path, name: str, told: str) -> None:
+    write(tmp_path, {"a/x": b"123", "b": b"12"})
+    with pytest.raises(SourceError) as refused:
+        listed(tmp_path, names=["b", name])
+    assert told in str(refused.value)
+    assert refused.value.what == f"{tmp_path}/{name}"
 
 
 # --- Listing: what is a sample --------------------------------------------------------------------
@@ -168,18 +225,18 @@ def test_the_manifest_depends_neither_on_the_folder_nor_on_times(tmp_path: Path)
     here, there = write(tmp_path / "here", files), write(tmp_path / "there", files)
     for path in there.rglob("*"):
         os.utime(path, (0, 0))
-    digest = list_folder(Objects(str(here))).digest
-    assert list_folder(Objects(str(there))).digest == digest
-    assert list_folder(Objects(f"file://{there}")).digest == digest
+    digest = list_folder(selected(str(here))).digest
+    assert list_folder(selected(str(there))).digest == digest
+    assert list_folder(selected(f"file://{there}")).digest == digest
     (there / "b/c").write_bytes(b"3456")
-    assert list_folder(Objects(str(there))).digest != digest
+    assert list_folder(selected(str(there))).digest != digest
 
 
 def test_progress_is_told_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local, "_PROGRESS_EVERY", 3)
     write(tmp_path, {f"{number}.bin": b"" for number in range(8)} | {"no": b""})
     told: list[int] = []
-    list_folder(Objects(str(tmp_path), suffix=".bin"), told.append)
+    list_folder(selected(str(tmp_path), suffix=".bin"), told.append)
     assert told == [3, 6]
 
 

@@ -150,6 +150,10 @@ def source(fields: str) -> str:
         (f'{TRAIN}{SOURCE}plan = "Shuffled"', "streams.train.plan = 'Shuffled'", ["`object`"]),
         (source('uri = "/x", suffix = 3'), "streams.train.source.suffix = 3", ["got `int`"]),
         (source('uri = "/x", suffix = [3]'), "streams.train.source.suffix.0 = 3", ["got `int`"]),
+        (source('uri = ["/x", 3]'), "streams.train.source.uri.1 = 3", ["got `int`"]),
+        (source('uri = "/x", prefixes = 3'), "streams.train.source.prefixes = 3", ["got `int`"]),
+        (source('uri = "/x", names = ["../y"]'), "streams.train.source", ["'../y'", "no name"]),
+        (source('uri = ["/x", "/x"]'), "streams.train.source", ["there twice", "leave one out"]),
         (plan('type = "Shuffled", batch_size = "2"'), "plan.batch_size = '2'", ["got `str`"]),
         # missing keys
         (f"{TRAIN}{SOURCE}", "streams.train.plan", ["is missing"]),

@@ -16,7 +16,7 @@ from headrace.topology import Topology
 from headrace_daemon.errors import SourceMissingError, TrustError
 from headrace_daemon.feed.bound import BoundPlans
 from headrace_daemon.feed.orders import OrderMaker
-from headrace_daemon.feed.streams import BoundStream, Streams
+from headrace_daemon.feed.streams import BoundStream, Streams, is_allowed
 from headrace_daemon.settings import Settings, TrustSettings
 from headrace_daemon.source.store import ManifestStore
 from tests.support.loops import run
@@ -182,6 +182,44 @@ def test_a_prefix_may_begin_with_the_home_folder(
     monkeypatch.setenv("HOME", os.fspath(desk.root))
     desk.trust("~/data")
     desk.bind(plain(stream_of(desk.data)))
+
+
+def test_every_source_of_a_stream_must_be_allowed(desk: Desk) -> None:
+    desk.folder("data-2", 1)
+    desk.trust(os.fspath(desk.data))
+    both = Objects([os.fspath(desk.data), os.fspath(desk.root / "data-2")])
+    with pytest.raises(TrustError, match=f"source {desk.root}/data-2 is not below"):
+        desk.bind(plain(Stream(both, Sequential(batch_size=1))))
+    desk.trust(os.fspath(desk.data), os.fspath(desk.root / "data-{2..3}"))
+    assert len(desk.bind(plain(Stream(both, Sequential(batch_size=1)))).source.manifest) == 11
+
+
+@pytest.mark.parametrize(
+    ("source", "is_right"),
+    [
+        (Objects("ais://b/x/"), True),
+        (Objects("ais://b/x"), True),
+        (Objects("ais://b/{1..2}/"), True),
+        (Objects("ais://b/{1..3}/"), False),
+        (Objects("ais://b"), False),
+        (Objects("ais://b/xy"), False),
+        (Objects("s3://b/x/"), False),
+        (Objects("/b/x"), False),
+        (Objects("ais://b", prefixes=["x/a", "x/b"]), True),
+        (Objects("ais://b", prefixes=["x/a", "y/b"]), False),
+        (Objects("ais://b", names=["x/a", "1/b"]), True),
+        (Objects("ais://b", names=["x/a", "x-1"]), False),
+        (Objects(["ais://b/x", "ais://c"]), False),
+        (Objects(["ais://b/x", "ais://c"], prefixes={"ais://c": []}), True),
+    ],
+    ids=repr,
+)
+def test_prefixes_and_names_of_buckets_are_looked_at_one_by_one(
+    source: Objects, is_right: bool
+) -> None:
+    entries = ("ais://b/x", "ais://b/{1..2}/", "/data")
+    found = [is_allowed(selection, entries) for selection in source.selections]
+    assert all(found) is is_right
 
 
 def test_a_refusal_tells_nothing_of_what_is_there(desk: Desk) -> None:

@@ -45,8 +45,8 @@ def built(table: list[Row]) -> Manifest:
     )
 
 
-def write(root: Path, pages: list[list[Row]]) -> Manifest:
-    with ManifestWriter(root) as writer:
+def write(root: Path, pages: list[list[Row]], *, is_ordered: bool = False) -> Manifest:
+    with ManifestWriter(root, is_ordered=is_ordered) as writer:
         for page in pages:
             names, sizes, checksums, versions = zip(*page, strict=True) if page else ((),) * 4
             writer.append(names, sizes, checksums, versions)
@@ -78,6 +78,18 @@ def test_pages_in_any_order_make_the_manifest_of_the_sorted_whole(
     manifest = write(root, pages)
     assert equal(manifest, built(whole))
     assert os.listdir(root) == [manifest.digest]
+
+
+@given(table=rows, page=st.integers(1, 9))
+def test_what_is_ordered_stays_as_it_is_appended(
+    tmp_path_factory: pytest.TempPathFactory,
+    table: dict[bytes, tuple[int, bytes, bytes]],
+    page: int,
+) -> None:
+    root = tmp_path_factory.mktemp("manifests")
+    whole: list[Row] = [(name, *facts) for name, facts in table.items()]
+    pages = [whole[start : start + page] for start in range(0, len(whole), page)]
+    assert equal(write(root, pages, is_ordered=True), built(whole))
 
 
 def test_a_name_that_comes_twice_is_refused_and_nothing_is_left(tmp_path: Path) -> None:

@@ -32,6 +32,20 @@ async def is_native(bucket: Bucket, client: AisClient) -> bool:
     return not _has_backend(answer)
 
 
+def patience_s(*, is_native: bool, stall_s: float, deadline_s: float) -> float:
+    """Return how long a node may send nothing about an object of a bucket, seconds.
+
+    One that is not on the store's own disks comes from its provider first, as a whole, and the
+    store says nothing meanwhile: only the deadline of the read ends that.
+
+    Args:
+        is_native: Whether it is there.
+        stall_s: For those that are.
+        deadline_s: Of a read with all its attempts.
+    """
+    return stall_s if is_native else max(stall_s, deadline_s)
+
+
 def bucket_error(bucket: Bucket, fault: Fault) -> SourceError:
     """Return what a fault of a bucket as a whole comes to."""
     if fault.kind in (Kind.NO_BUCKET, Kind.MISSING):

@@ -244,9 +244,7 @@ class AisClient:
                         words = f"answered with more than {MAX_ANSWER_BYTES} bytes"
                         return Fault(Kind.FINAL, words, where)
                     return Answer(answer.headers, content)
-                # HEAD has no body: the store puts the error into a header.
-                told = await start_of(answer) or header(answer, "Hdr-Error").encode()
-                return of_answer(answer.status, told, where)
+                return of_answer(answer.status, await told(answer), where)
         except (ssl.SSLCertVerificationError, aiohttp.ClientConnectorCertificateError) as error:
             return Fault(Kind.FINAL, f"has a certificate that is not trusted ({error})", where)
         except TROUBLE as error:
@@ -260,6 +258,11 @@ async def start_of(answer: aiohttp.ClientResponse, num_bytes: int = _MAX_ERROR_B
         parts.append(part)
         num_bytes -= len(part)
     return b"".join(parts)
+
+
+async def told(answer: aiohttp.ClientResponse) -> bytes:
+    """Return what an answer says of an error: HEAD has no body, and a header for that."""
+    return await start_of(answer) or header(answer, "Hdr-Error").encode()
 
 
 def header(answer: aiohttp.ClientResponse, name: str) -> str:

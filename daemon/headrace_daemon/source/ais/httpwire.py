@@ -1,18 +1,19 @@
 """The wire of everything that is not plain: reads by way of a proxy, over TLS, and whatever else.
 
-It is aiohttp, which knows all of HTTP, and pays for it with some 70 µs of CPU per object.
+It is aiohttp, which knows all of HTTP, and pays for it with some 70 µs of CPU per object.  An
+*errand* is what one exchange is about: the bytes of an object, or what is known of one.
 """
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import aiohttp
 from yarl import URL
 
 from .addresses import ObjectPaths, is_node_url
-from .client import CONNECT_S, header, start_of
+from .client import CONNECT_S, header, start_of, told
 from .faults import TROUBLE, Fault, Kind, of_answer, of_exception
 from .transfer import Head
 
@@ -30,8 +31,30 @@ _SHOWN: Final = 300
 _REDIRECTS: Final = (301, 302, 307, 308)
 
 
+class Errand(Protocol):
+    """What an exchange is about."""
+
+    method: str
+    """Of HTTP."""
+
+    query: str
+    """What follows the query that says which bucket it is."""
+
+    name: str
+    """Of the object."""
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Of the request, beside those of access."""
+        ...
+
+    async def receive(self, answer: aiohttp.ClientResponse, where: Node | str) -> Fault | None:
+        """Take an answer with status 200, 206 or an error; what it raises is in `TROUBLE`."""
+        ...
+
+
 class HttpWire:
-    """Reads objects of a bucket, one exchange for each call.
+    """Runs errands to objects of a bucket, one exchange for each call.
 
     Args:
         bucket: The bucket.
@@ -46,7 +69,12 @@ class HttpWire:
         self._client = client
         self._counts = counts
         self._paths = ObjectPaths(bucket)
-        self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=stall_s)
+        self.stall_s = stall_s
+        """How long a node may send nothing, seconds."""
+
+    @property
+    def _timeout(self) -> aiohttp.ClientTimeout:
+        return aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=self.stall_s)
 
     async def from_target(self, transfer: Transfer, owner: Node) -> Fault | None:
         """Ask the owner for what has not arrived yet; return what went wrong.
@@ -55,8 +83,7 @@ class HttpWire:
             ObjectChangedError: If it is another object than the manifest says.
         """
         started = time.perf_counter()
-        url = URL(owner.url + self._paths.of(transfer.request.name), encoded=True)
-        fault = await self._get(url, transfer, owner)
+        fault = await self.run_to_target(_Get(transfer), owner)
         if fault is None:
             self._counts.note_read(owner, transfer.size, time.perf_counter() - started)
         return fault
@@ -68,27 +95,35 @@ class HttpWire:
             ObjectChangedError: If it is another object than the manifest says.
         """
         started = time.perf_counter()
-        fault = await self._ask(transfer)
+        fault = await self.run_by_proxy(_Get(transfer))
         if fault is None:
             self._counts.note_read(None, transfer.size, time.perf_counter() - started)
         return fault
 
-    async def _ask(self, transfer: Transfer) -> Fault | None:
-        """Ask a proxy, and whom it names."""
+    async def run_to_target(self, errand: Errand, owner: Node) -> Fault | None:
+        """Run an errand to a target; return what went wrong."""
+        return await self._ask(URL(owner.url + self._path(errand), encoded=True), errand, owner)
+
+    def _path(self, errand: Errand) -> str:
+        return self._paths.of(errand.name) + errand.query
+
+    async def run_by_proxy(self, errand: Errand) -> Fault | None:
+        """Run an errand to a proxy, and to whom it names; return what went wrong."""
         client = self._client
         proxy = client.proxy
         where = f"proxy {proxy}"
         headers = client.access.headers
         try:
-            async with client.session.get(
-                URL(proxy + self._paths.of(transfer.request.name), encoded=True),
-                headers=headers | _range(transfer),
+            async with client.session.request(
+                errand.method,
+                URL(proxy + self._path(errand), encoded=True),
+                headers=headers | errand.headers,
                 allow_redirects=False,
                 timeout=self._timeout,
             ) as answer:
                 if answer.status in (200, 206):  # a gateway that follows redirects by itself
-                    return await _receive(answer, transfer, where)
-                content = await start_of(answer)
+                    return await errand.receive(answer, where)
+                content = await told(answer)
                 if answer.status not in _REDIRECTS:
                     fault = of_answer(answer.status, content, where)
                     if fault.kind is Kind.UNAUTHORIZED and client.access.renew_token(headers):
@@ -103,56 +138,67 @@ class HttpWire:
         try:
             url = URL(proxy).join(URL(location, encoded=True))
             is_good = is_node_url(f"{url.scheme}://{url.raw_authority}")
-            is_same = url.path.endswith(f"/{transfer.request.name}")
+            is_same = url.path.endswith(f"/{errand.name}")
         except ValueError:
             is_good = is_same = False
         if not is_good:
             return Fault(Kind.FINAL, f"redirects to no address, {location[:_SHOWN]!r}", where)
         if not is_same:  # a name with a line feed, say, is not escaped there
             return Fault(Kind.FINAL, f"redirects to another object, {location[:_SHOWN]!r}", where)
-        return await self._get(url, transfer, None)
+        return await self._ask(url, errand, None)
 
-    async def _get(self, url: URL, transfer: Transfer, owner: Node | None) -> Fault | None:
-        """Get the object from a target."""
+    async def _ask(self, url: URL, errand: Errand, owner: Node | None) -> Fault | None:
+        """Ask a target."""
         where = owner or f"target {url.origin()}"
         try:
-            async with self._client.session.get(
+            async with self._client.session.request(
+                errand.method,
                 url,
-                headers=_range(transfer) or None,
+                headers=errand.headers or None,
                 allow_redirects=False,
                 timeout=self._timeout,
             ) as answer:
-                return await _receive(answer, transfer, where)
+                return await errand.receive(answer, where)
         except TROUBLE as error:
             return of_exception(error, str(where))
 
 
-def _range(transfer: Transfer) -> dict[str, str]:
-    asked = transfer.range
-    return {"Range": asked} if asked else {}
+class _Get:
+    """The errand for what has not arrived of an object."""
+
+    method = "GET"
+    query = ""
+
+    def __init__(self, transfer: Transfer) -> None:
+        self._transfer = transfer
+        self.name = transfer.name
+
+    @property
+    def headers(self) -> dict[str, str]:
+        asked = self._transfer.range
+        return {"Range": asked} if asked else {}
+
+    async def receive(self, answer: aiohttp.ClientResponse, where: Node | str) -> Fault | None:
+        transfer = self._transfer
+        if answer.status not in (200, 206):
+            fault = of_answer(answer.status, await start_of(answer), str(where))
+            return transfer.unsatisfiable(fault) if answer.status == 416 else fault
+        refused = transfer.begin(head_of(answer), where)
+        if refused is not None:
+            return refused
+        target, size = transfer.request.target, transfer.size
+        while chunk := await answer.content.readany():
+            end = transfer.done + len(chunk)
+            if end > size:
+                return transfer.too_many(where)
+            target[transfer.done : end] = chunk
+            transfer.done = end
+        return transfer.end(where)
 
 
-async def _receive(
-    answer: aiohttp.ClientResponse, transfer: Transfer, where: Node | str
-) -> Fault | None:
-    """Take the bytes of an answer; what it raises is in `TROUBLE`."""
-    if answer.status not in (200, 206):
-        fault = of_answer(answer.status, await start_of(answer), str(where))
-        return transfer.unsatisfiable(fault) if answer.status == 416 else fault
-    refused = transfer.begin(_head(answer), where)
-    if refused is not None:
-        return refused
-    target, size = transfer.request.target, transfer.size
-    while chunk := await answer.content.readany():
-        end = transfer.done + len(chunk)
-        if end > size:
-            return transfer.too_many(where)
-        target[transfer.done : end] = chunk
-        transfer.done = end
-    return transfer.end(where)
+def head_of(answer: aiohttp.ClientResponse) -> Head:
+    """Return what the head of an answer says of an object."""
 
-
-def _head(answer: aiohttp.ClientResponse) -> Head:
     def value(name: str, headers: Mapping[str, str] = answer.headers) -> bytes:
         return headers.get(name, "").encode(errors="surrogateescape")
 

@@ -1,5 +1,7 @@
 """Listings: the names, sizes, checksums and versions of the objects of a bucket, as a manifest.
 
+Objects that are given by name are not listed, but asked for one by one (`inquiry.py`).
+
 Invariant: a listing counts only if the cluster map was complete and the same before and after it,
 and no page says that it may lack something.  The store itself lists a bucket whose target has died
 without the objects of that target, and answers 200.
@@ -12,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Final, NamedTuple
 
 import msgspec
@@ -35,11 +38,12 @@ if TYPE_CHECKING:
 
     from headrace.buckets import Bucket
     from headrace.manifest import Manifest
-    from headrace.sources import Objects
+    from headrace.selections import Selection
 
     from .client import AisClient
     from .cluster import Cluster
     from .clustermap import ClusterMap
+    from .inquiry import Inquirer
 
 logger = logging.getLogger(__name__)
 
@@ -117,54 +121,82 @@ class Lister:
     Args:
         client: The session with the cluster.
         cluster: Says whether it is complete.
+        inquirer: Asks for what no list tells.
         executor: A thread of it decodes and writes pages.
     """
 
-    def __init__(self, client: AisClient, cluster: Cluster, executor: Executor) -> None:
+    def __init__(
+        self, client: AisClient, cluster: Cluster, inquirer: Inquirer, executor: Executor
+    ) -> None:
         self._client = client
         self._cluster = cluster
+        self._inquirer = inquirer
         self._executor = executor
 
     async def list(
-        self, source: Objects, root: Path, progress: Callable[[int], None] = lambda found: None
+        self, selection: Selection, root: Path, progress: Callable[[int], None] = lambda found: None
     ) -> Manifest:
-        """List the bucket of a source into a manifest under a folder.
+        """List objects of a bucket into a manifest under a folder.
 
         Args:
-            source: Of a bucket.
+            selection: Of a bucket.
             root: Where manifests are.
             progress: Called with the number of objects found so far, after each page.
 
         Raises:
             SourceMissingError: If there is no such bucket, or no object that matches.
+            ObjectMissingError: If there is no object of a given name.
             StoreUnavailableError: If the store does not answer or stays incomplete to the deadline.
             StoreAccessError: If the bucket may not be listed.
         """
-        bucket = source.bucket
+        bucket = selection.bucket
         assert bucket is not None
+        if selection.names is not None:
+            return await self._look_up(bucket, selection.names, root, progress)
         retry = Retry(self._client.deadline_s)
         last_reason = ""
         while True:
             try:
                 before = await self._whole()
                 with ManifestWriter(root) as writer:
-                    await self._collect(bucket, source, writer, progress)
+                    await self._collect(bucket, selection, writer, progress)
                     after = await self._cluster.after()
                     if (after.uuid, after.version) != (before.uuid, before.version):
                         raise _UnsureError("the cluster map has changed meanwhile")
                     if not writer.num_entries:
-                        raise SourceMissingError(source.location, _explain_empty(source, bucket))
+                        raise SourceMissingError(
+                            selection.location, _explain_empty(selection, bucket)
+                        )
                     return await self._finish(writer)
             except _UnsureError as unsure:
                 reason = str(unsure)
             if not await retry.pause():
                 raise StoreUnavailableError(
-                    source.location,
-                    f"{source.location} cannot be listed as a whole: {reason}; {retry.explain()}",
+                    selection.location,
+                    f"{selection.location} cannot be listed as a whole: {reason}; "
+                    f"{retry.explain()}",
                 )
             level = logging.DEBUG if reason == last_reason else logging.WARNING
-            logger.log(level, "listing begun anew source=%s: %s", source.location, reason)
+            logger.log(level, "listing begun anew source=%s: %s", selection.location, reason)
             last_reason = reason
+
+    async def _look_up(
+        self, bucket: Bucket, names: Sequence[str], root: Path, progress: Callable[[int], None]
+    ) -> Manifest:
+        """Return the manifest of given objects, in their order."""
+        facts = await self._inquirer.ask(bucket, names, "names=", progress)
+
+        def write() -> Manifest:
+            with ManifestWriter(root, is_ordered=True) as writer:
+                writer.append(
+                    [name.encode() for name in names],
+                    [one.size for one in facts],
+                    [one.checksum for one in facts],
+                    [one.version for one in facts],
+                )
+                return writer.finish()
+
+        return await run_in_thread(self._executor, write)
 
     async def _whole(self) -> ClusterMap:
         """Return the map of a cluster that is complete."""
@@ -182,15 +214,16 @@ class Lister:
     async def _collect(
         self,
         bucket: Bucket,
-        source: Objects,
+        selection: Selection,
         writer: ManifestWriter,
         progress: Callable[[int], None],
     ) -> None:
-        """Append all objects of a source to a manifest."""
+        """Append all objects of a selection to a manifest."""
         walk, misplaced = _Walk(bucket.prefix), ""
-        if await is_native(bucket, self._client):
+        native = await is_native(bucket, self._client)
+        if native:
             walk = _walk(bucket.prefix)
-            misplaced = await self._find_misplaced(bucket, source, walk)
+            misplaced = await self._find_misplaced(bucket, selection, walk)
         async for page in self._pages(bucket, walk):
             if misplaced and (walk.prefix or page.ContinuationToken):
                 raise ObjectUnreadableError(
@@ -202,13 +235,35 @@ class Lister:
                 )
             entries = page.Entries or []
 
-            def append(entries: Sequence[_Entry] = entries) -> None:
-                writer.append(*_rows(entries, source, bucket, walk))
-
-            await run_in_thread(self._executor, append)
+            rows = await run_in_thread(
+                self._executor, partial(_rows, entries, selection, bucket, walk)
+            )
+            if not native:
+                await self._complete(bucket, rows)
+            await run_in_thread(self._executor, partial(writer.append, *rows))
             progress(writer.num_entries)
             if _is_past(entries, bucket.prefix):
                 return
+
+    async def _complete(self, bucket: Bucket, rows: _Rows) -> None:
+        """Find out what a list of a provider's objects does not say: sizes of some.
+
+        A size of 0 is left out as well, so empty objects are asked for too.
+        """
+        # What ends with a slash marks a folder for people, is empty, and cannot be asked for.
+        places = [
+            place
+            for place, size in enumerate(rows.sizes)
+            if not size and not rows.names[place].endswith(b"/")
+        ]
+        if not places:
+            return
+        names = [rows.names[place].decode() for place in places]
+        found = await self._inquirer.ask(bucket, names, f"the list of {bucket.uri}")
+        for place, facts in zip(places, found, strict=True):
+            rows.sizes[place] = facts.size
+            rows.checksums[place] = rows.checksums[place] or facts.checksum
+            rows.versions[place] = rows.versions[place] or facts.version
 
     async def _pages(self, bucket: Bucket, walk: _Walk) -> AsyncIterator[_Page]:
         """Yield the pages of a list."""
@@ -229,17 +284,17 @@ class Lister:
                 )
             seen.add(place)
 
-    async def _find_misplaced(self, bucket: Bucket, source: Objects, walk: _Walk) -> str:
+    async def _find_misplaced(self, bucket: Bucket, selection: Selection, walk: _Walk) -> str:
         """Return the name of an object that a walk meets in another place than it belongs to.
 
         The store keeps an object whose name has an element of more than 255 bytes in a file
         ``.x…`` at the root.  A walk through a folder does not meet it, which matters if it is of
-        the source; one from the root lists it out of order, and goes on behind its name on the next
-        page, which always matters.  Empty if there is none.
+        the selection; one from the root lists it out of order, and goes on behind its name on the
+        next page, which always matters.  Empty if there is none.
         """
         async for page in self._pages(bucket, _Walk(_MISPLACED)):
             for entry in page.Entries or []:
-                if _is_long(entry.n) and (not walk.prefix or _is_wanted(entry, source, bucket)):
+                if _is_long(entry.n) and (not walk.prefix or _is_wanted(entry, selection)):
                     return entry.n
         return ""
 
@@ -317,20 +372,17 @@ def _shortened(name: str) -> str:
     return name if len(name) <= _SHOWN else f"{name[:_SHOWN]}…"
 
 
-def _is_wanted(entry: _Entry, source: Objects, bucket: Bucket) -> bool:
-    """Return whether an entry is an object of a source."""
-    prefix = bucket.prefix
+def _is_wanted(entry: _Entry, selection: Selection) -> bool:
+    """Return whether an entry is an object of a selection."""
     return (
         entry.f & _STATUS_MASK <= _MAX_STATUS
         and not entry.f & _IS_FOLDER
-        and entry.n.startswith(prefix)
-        and (not source.suffix or entry.n.endswith(source.suffix))
-        and (source.recursive or "/" not in entry.n[len(prefix) :])
+        and selection.takes(entry.n)
     )
 
 
-def _rows(entries: Sequence[_Entry], source: Objects, bucket: Bucket, walk: _Walk) -> _Rows:
-    """Return the objects among some entries that belong to a source.
+def _rows(entries: Sequence[_Entry], selection: Selection, bucket: Bucket, walk: _Walk) -> _Rows:
+    """Return the objects among some entries that belong to a selection.
 
     Raises:
         ObjectUnreadableError: If there is one that was not asked for.
@@ -342,7 +394,7 @@ def _rows(entries: Sequence[_Entry], source: Objects, bucket: Bucket, walk: _Wal
                 f"the store lists {entry.n!r} in {bucket.uri}, which does not begin with "
                 f"{walk.prefix!r}",
             )
-    wanted = [entry for entry in entries if _is_wanted(entry, source, bucket)]
+    wanted = [entry for entry in entries if _is_wanted(entry, selection)]
     return _Rows(
         names=[entry.n.encode() for entry in wanted],
         sizes=[entry.s for entry in wanted],
@@ -351,11 +403,11 @@ def _rows(entries: Sequence[_Entry], source: Objects, bucket: Bucket, walk: _Wal
     )
 
 
-def _explain_empty(source: Objects, bucket: Bucket) -> str:
+def _explain_empty(selection: Selection, bucket: Bucket) -> str:
     limits = [f"begins with {bucket.prefix!r}"] if bucket.prefix else []
-    if source.suffix:
-        limits.append(f"ends with {' or '.join(source.suffix)}")
-    if not source.recursive:
+    if selection.suffix:
+        limits.append(f"ends with {' or '.join(selection.suffix)}")
+    if not selection.recursive:
         limits.append("has no '/' after the prefix (recursive = false)")
     which = f" whose name {' and '.join(limits)}" if limits else ""
     return f"bucket {bucket} has no object{which}: a stream needs at least one sample"

@@ -10,10 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, Generic, NamedTuple, Protocol, TypeVar
 
 from ...errors import (
-    LIST_ANEW,
     ObjectCorruptError,
     ObjectMissingError,
     ObjectUnreadableError,
@@ -31,8 +30,6 @@ if TYPE_CHECKING:
     from .cluster import Cluster
     from .clustermap import Node
     from .counts import Counts
-    from .transfer import Transfer
-    from .wires import Wires
 
 logger = logging.getLogger(__name__)
 
@@ -40,30 +37,64 @@ MAX_CORRUPT: Final = 3
 """Times that an object may arrive with bytes that do not have its checksum."""
 
 
-class Ways(NamedTuple):
+class Wanted(Protocol):
+    """What is asked for: an object, or what is known of it."""
+
+    @property
+    def what(self) -> str:
+        """The object, for messages."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """Its name in the bucket."""
+        ...
+
+    def explain_missing(self, fault: Fault) -> str:
+        """Say in words that there is no such object, and what to do."""
+        ...
+
+
+_Wanted = TypeVar("_Wanted", bound=Wanted)
+_Asked = TypeVar("_Asked", bound=Wanted, contravariant=True)
+
+
+class Asks(Protocol[_Asked]):
+    """Makes one attempt."""
+
+    async def by_proxy(self, wanted: _Asked, /) -> Fault | None:
+        """Ask a proxy; return what went wrong."""
+        ...
+
+    async def from_target(self, wanted: _Asked, owner: Node, /) -> Fault | None:
+        """Ask a target; return what went wrong."""
+        ...
+
+
+class Ways(NamedTuple, Generic[_Wanted]):
     """What all reads of a bucket have in common: whom they ask, and how."""
 
     bucket: Bucket
     client: AisClient
     cluster: Cluster
     counts: Counts
-    wires: Wires
+    wires: Asks[_Wanted]
 
 
-class ObjectRead:
-    """The read of one object into the memory of its request.
+class ObjectRead(Generic[_Wanted]):
+    """The read of one object into the memory of its request, or a question about one.
 
     Args:
         ways: How to get at the bucket.
-        transfer: What to read.
+        wanted: What to ask for.
         owner: The target to ask; None to ask a proxy.
     """
 
-    __slots__ = ("_owner", "_retry", "_transfer", "_ways")
+    __slots__ = ("_owner", "_retry", "_wanted", "_ways")
 
-    def __init__(self, ways: Ways, transfer: Transfer, owner: Node | None) -> None:
+    def __init__(self, ways: Ways[_Wanted], wanted: _Wanted, owner: Node | None) -> None:
         self._ways = ways
-        self._transfer = transfer
+        self._wanted = wanted
         self._owner = owner
         # None before the first fault.
         self._retry: Retry | None = None
@@ -71,7 +102,7 @@ class ObjectRead:
     @property
     def what(self) -> str:
         """The object, for messages."""
-        return self._transfer.what
+        return self._wanted.what
 
     async def run(self) -> None:
         """Fill the memory of the request.
@@ -140,7 +171,7 @@ class ObjectRead:
         """Return whom to ask next: the owner of this moment, and a proxy every other time."""
         if was_direct or fault.kind in (Kind.MISSING, Kind.NO_BUCKET, Kind.DENIED):
             return None
-        owners = self._ways.cluster.owners(self._ways.bucket, [self._transfer.request.name])
+        owners = self._ways.cluster.owners(self._ways.bucket, [self._wanted.name])
         return owners[0] if owners else None
 
     async def _look_around(self, fault: Fault) -> None:
@@ -167,10 +198,7 @@ class ObjectRead:
             return SourceMissingError(
                 str(bucket), f"{self.what}: bucket {bucket} does not exist any more ({fault})"
             )
-        return ObjectMissingError(
-            self.what,
-            f"{self.what} is in the manifest but not in the store any more ({fault}): {LIST_ANEW}",
-        )
+        return ObjectMissingError(self.what, self._wanted.explain_missing(fault))
 
     def _final(self, fault: Fault) -> StoreAccessError | ObjectUnreadableError:
         if fault.kind is Kind.UNAUTHORIZED:
@@ -208,7 +236,7 @@ class ObjectRead:
             raise self._late(fault) from None
 
     async def _attempt(self) -> Fault | None:
-        """Read the object, or the rest of it."""
+        """Ask for the object, or the rest of it."""
         if self._owner is None:
-            return await self._ways.wires.by_proxy(self._transfer)
-        return await self._ways.wires.from_target(self._transfer, self._owner)
+            return await self._ways.wires.by_proxy(self._wanted)
+        return await self._ways.wires.from_target(self._wanted, self._owner)

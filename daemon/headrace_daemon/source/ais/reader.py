@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from ...errors import ObjectError
 from ..reader import leave_out
 from ..together import run_together
-from .bucket import is_native
+from .bucket import is_native, patience_s
 from .httpwire import HttpWire
 from .lean.exchanges import Round
 from .objectread import ObjectRead, Ways
@@ -37,10 +37,6 @@ if TYPE_CHECKING:
 
 WIDTH: Final = 8
 """Objects of one group that are read side by side by aiohttp, or again after a fault."""
-
-REMOTE_STALL_S: Final = 300.0
-"""How long a target may send nothing of an object of a remote bucket, seconds: the first byte comes
-when the whole object has come from the provider."""
 
 
 class AisReader:
@@ -70,13 +66,9 @@ class AisReader:
         self._bucket = bucket
         self._client = client
         self._cluster = cluster
-        http = HttpWire(
-            bucket,
-            client,
-            counts,
-            stall_s=max(stall_s, REMOTE_STALL_S) if bucket.is_remote else stall_s,
-        )
-        self._wires = Wires(bucket, http, lean, choice)
+        self._stall_s = stall_s
+        self._http = HttpWire(bucket, client, counts, stall_s=stall_s)
+        self._wires = Wires(bucket, self._http, lean, choice)
         self._ways = Ways(
             bucket=bucket, client=client, cluster=cluster, counts=counts, wires=self._wires
         )
@@ -92,6 +84,11 @@ class AisReader:
         """Fill the targets of all requests (see `Reader.read`)."""
         if self._is_native is None:
             self._is_native = await is_native(self._bucket, self._client)
+            self._http.stall_s = patience_s(
+                is_native=self._is_native,
+                stall_s=self._stall_s,
+                deadline_s=self._client.deadline_s,
+            )
         owners: Sequence[Node] | None = None
         if self._is_native:
             if self._cluster.map is None:

@@ -19,6 +19,7 @@ from .client import AisClient
 from .cluster import Cluster
 from .counts import Counts
 from .faults import TROUBLE, Fault, of_answer, of_exception
+from .inquiry import Inquirer
 from .lean.wire import LeanWire
 from .listing import Lister
 from .reader import AisReader
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
     from headrace.buckets import Bucket
     from headrace.manifest import Manifest
-    from headrace.sources import Objects
+    from headrace.selections import Selection
 
     from ...settings import StoreSettings
     from .access import Access
@@ -73,7 +74,8 @@ class AisStore:
         self.cluster = Cluster(self.client, direct=settings.direct == "auto")
         self.counts = Counts()
         self._lean = LeanWire(self.counts, stall_s=settings.stall_s, deadline_s=settings.deadline_s)
-        self._lister = Lister(self.client, self.cluster, executor)
+        inquirer = Inquirer(self.client, self.cluster, self.counts, stall_s=settings.stall_s)
+        self._lister = Lister(self.client, self.cluster, inquirer, executor)
         # Listings, and the care for the map.
         self._tasks = Tasks("the store")
         self._parts = AsyncExitStack()
@@ -107,10 +109,10 @@ class AisStore:
         )
 
     async def list_objects(
-        self, source: Objects, root: Path, progress: Callable[[int], None] = lambda found: None
+        self, selection: Selection, root: Path, progress: Callable[[int], None] = lambda found: None
     ) -> Manifest:
-        """List the bucket of a source into a manifest under a folder; see `Lister.list`."""
-        return await self._lister.list(source, root, progress)
+        """List objects of a bucket into a manifest under a folder; see `Lister.list`."""
+        return await self._lister.list(selection, root, progress)
 
     def run_soon(self, job: Coroutine[Any, Any, _T], *, name: str) -> asyncio.Future[_T]:
         """Begin a job that goes on when its asker is gone: the next one will want its result.

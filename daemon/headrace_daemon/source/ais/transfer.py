@@ -60,6 +60,17 @@ class Transfer:
         return f"object {self._bucket.address(self.request.name)}"
 
     @property
+    def name(self) -> str:
+        """Its name in the bucket."""
+        return self.request.name
+
+    def explain_missing(self, fault: Fault) -> str:
+        """Say in words that there is no such object, and what to do."""
+        return (
+            f"{self.what} is in the manifest but not in the store any more ({fault}): {LIST_ANEW}"
+        )
+
+    @property
     def range(self) -> str:
         """The value of the header ``Range`` that asks for the rest; empty for the whole."""
         return f"bytes={self.done}-" if self.done else ""

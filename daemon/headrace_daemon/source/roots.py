@@ -1,0 +1,37 @@
+"""The roots of a source: which reader an object has, where a source has several buckets or folders.
+
+The name of a sample begins with the label of its root then (`headrace.selections`), so it says
+itself who reads it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from .reader import Reader, ReadRequest
+
+
+class Roots:
+    """The readers of a source with several roots.
+
+    Args:
+        readers: By label.
+    """
+
+    def __init__(self, readers: Mapping[str, Reader]) -> None:
+        self._readers = readers
+
+    def divide(self, requests: Sequence[ReadRequest]) -> list[tuple[Reader, Sequence[ReadRequest]]]:
+        """Return requests by the reader that they are for, with the names that it knows.
+
+        Args:
+            requests: With names as in the manifest; what they are divided into has their targets.
+        """
+        divided: dict[str, list[ReadRequest]] = {}
+        for request in requests:
+            label, _, name = request.name.partition("/")
+            divided.setdefault(label, []).append(request._replace(name=name))
+        return [(self._readers[label], own) for label, own in divided.items()]
