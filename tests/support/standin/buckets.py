@@ -21,12 +21,14 @@ class BucketState:
         created_ns: When it came to be, in ns since the epoch.
         backend: The remote bucket behind an `ais` bucket.
         objects: What the backend of a remote bucket holds, by name.
+        has_sizes: Whether that backend lists sizes.
     """
 
     bid: int
     created_ns: int
     backend: Bucket | None = None
     objects: dict[str, StoredObject] = field(default_factory=dict)
+    has_sizes: bool = True
 
     def props(self, bucket: Bucket) -> dict[str, Any]:
         """Return its properties as a real cluster writes them."""

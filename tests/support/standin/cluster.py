@@ -106,7 +106,9 @@ class Cluster:
             "version": str(self.version),
         }
 
-    def create(self, bucket: Bucket, backend: Bucket | None = None) -> None:
+    def create(
+        self, bucket: Bucket, backend: Bucket | None = None, *, has_sizes: bool = True
+    ) -> None:
         """Create a bucket.
 
         Raises:
@@ -114,7 +116,9 @@ class Cluster:
         """
         if bucket in self.buckets:
             raise Refused(409, f'bucket "{bucket}" already exists', tcode="ErrBucketAlreadyExists")
-        self.buckets[bucket] = BucketState(len(self.buckets) + 1, time.time_ns(), backend)
+        self.buckets[bucket] = BucketState(
+            len(self.buckets) + 1, time.time_ns(), backend, has_sizes=has_sizes
+        )
 
     def destroy(self, bucket: Bucket) -> None:
         """Remove a bucket and all in it.

@@ -262,14 +262,18 @@ def _by_name(entry: _Entry) -> str:
 
 
 def _remote(question: _Question, cluster: Cluster, bucket: Bucket, after: str) -> Iterator[_Entry]:
-    objects = cluster.check(bucket).objects
+    state = cluster.check(bucket)
+    objects = state.objects
     for name in sorted(objects):
         if name <= after or not name.startswith(question.prefix):
             continue
         target = cluster.owner(bucket, name)
         stored = target.store.get(bucket, name)
         if stored is None:
-            yield _Entry(name, 0, len(objects[name].data), objects[name])
+            known = state.has_sizes
+            yield _Entry(
+                name, 0, len(objects[name].data) if known else 0, objects[name] if known else None
+            )
         elif not question.flags & _NOT_CACHED:
             yield _Entry(name, _IS_CACHED, len(stored.data), stored, target)
 

@@ -223,6 +223,7 @@ class StandIn:
         provider: str = "ais",
         namespace: str = "",
         backend_bck: Bucket | None = None,
+        has_sizes: bool = True,
     ) -> Bucket:
         """Create a bucket and return its identity.
 
@@ -232,9 +233,10 @@ class StandIn:
                 is put into it.
             namespace: The name of its namespace.
             backend_bck: The remote bucket that is behind it; it must exist.
+            has_sizes: Whether the backend of a remote bucket lists sizes, and checksums.
         """
         bucket = Bucket(name, provider, f"@#{namespace}" if namespace else GLOBAL)
-        self._run(lambda: self._cluster.create(bucket, backend_bck))
+        self._run(lambda: self._cluster.create(bucket, backend_bck, has_sizes=has_sizes))
         return bucket
 
     def put(
