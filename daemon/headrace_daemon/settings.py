@@ -159,8 +159,8 @@ class StoreSettings(_Table, frozen=True, kw_only=True):
     the timeout of the trainers' collectives."""
 
     stall_s: float = 20.0
-    """How long a target may send nothing before the read is tried again, seconds.  Not for objects of
-    a provider: while the store fetches one it says nothing, and only `deadline_s` ends that."""
+    """How long a target may send nothing before the read is tried again, seconds.  Not for objects
+    of a provider: while the store fetches one it says nothing, and only `deadline_s` ends that."""
 
     def __post_init__(self) -> None:
         if "" in self.endpoints:
