@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .clustermap import Node
     from .faults import Fault
+    from .transfer import Transfer
 
 BY_PROXY = "by proxy"
 """Stands for all targets in reads that a proxy has redirected."""
@@ -47,11 +48,11 @@ class Counts:
     last_fault: str = ""
     """In words; empty before the first."""
 
-    def note_read(self, owner: Node | None, num_bytes: int, seconds: float) -> None:
-        """Count an object that arrived by aiohttp; the lean wire counts its own."""
+    def note_read(self, owner: Node | None, transfer: Transfer, seconds: float) -> None:
+        """Count what arrived by aiohttp; the lean wire counts its own."""
         node = self.of(owner)
-        node.num_reads += 1
-        node.num_bytes += num_bytes
+        node.num_reads += transfer.num_objects
+        node.num_bytes += transfer.size
         node.total_s += seconds
 
     def note_fault(self, fault: Fault, owner: Node | None) -> None:

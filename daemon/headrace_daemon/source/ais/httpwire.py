@@ -85,7 +85,7 @@ class HttpWire:
         started = time.perf_counter()
         fault = await self.run_to_target(_Get(transfer), owner)
         if fault is None:
-            self._counts.note_read(owner, transfer.size, time.perf_counter() - started)
+            self._counts.note_read(owner, transfer, time.perf_counter() - started)
         return fault
 
     async def by_proxy(self, transfer: Transfer) -> Fault | None:
@@ -97,7 +97,7 @@ class HttpWire:
         started = time.perf_counter()
         fault = await self.run_by_proxy(_Get(transfer))
         if fault is None:
-            self._counts.note_read(None, transfer.size, time.perf_counter() - started)
+            self._counts.note_read(None, transfer, time.perf_counter() - started)
         return fault
 
     async def run_to_target(self, errand: Errand, owner: Node) -> Fault | None:

@@ -4,6 +4,9 @@ One rule picks the way of a read.  Objects of ``ais://`` buckets come from their
 cluster map, in one exchange.  Those of remote buckets, of buckets with a backend, and of clusters
 whose targets do not serve clients come by way of a proxy, which redirects, in two: a target that
 does not own a remote object would fetch a second copy of it from the provider.
+
+Large objects on the store's own disks are read in pieces, side by side (`pieces.py`); one of a
+provider is not: the store fetches all of it before it sends any range.
 """
 
 from __future__ import annotations
@@ -12,18 +15,21 @@ import time
 from itertools import repeat
 from typing import TYPE_CHECKING, Final
 
-from ...errors import ObjectError
+from ...errors import ObjectError, SourceError
 from ..reader import leave_out
 from ..together import run_together
+from . import pieces
 from .bucket import is_native, patience_s
+from .faults import Fault, Kind
 from .httpwire import HttpWire
 from .lean.exchanges import Round
 from .objectread import ObjectRead, Ways
+from .pieces import Pieces
 from .transfer import Transfer
 from .wires import Wires
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Coroutine, Iterator, Sequence
 
     from headrace.buckets import Bucket
 
@@ -72,6 +78,8 @@ class AisReader:
         self._ways = Ways(
             bucket=bucket, client=client, cluster=cluster, counts=counts, wires=self._wires
         )
+        # Objects that are being read in pieces.
+        self._num_in_pieces = 0
         # Whether the owner by the map is the owner of the bytes; None before the bucket was asked.
         self._is_native: bool | None = None
 
@@ -94,6 +102,65 @@ class AisReader:
             if self._cluster.map is None:
                 await self._cluster.current()
             owners = self._cluster.owners(self._bucket, [request.name for request in requests])
+            if any(len(request.target) >= pieces.LARGE_BYTES for request in requests):
+                await self._read_large(requests, owners or [None] * len(requests))
+                return
+        await self._read_whole(requests, owners)
+
+    async def _read_large(
+        self, requests: Sequence[ReadRequest], owners: Sequence[Node | None]
+    ) -> None:
+        """Read large objects in pieces, and the others beside them."""
+        rest: list[tuple[ReadRequest, Node | None]] = []
+        jobs: list[Coroutine[None, None, None]] = []
+        for request, owner in zip(requests, owners, strict=True):
+            is_large = len(request.target) >= pieces.LARGE_BYTES
+            if is_large and self._num_in_pieces + len(jobs) < pieces.AT_ONCE:
+                jobs.append(self._read_in_pieces(request, owner))
+            else:
+                rest.append((request, owner))
+        if rest:
+            nodes = [owner for _, owner in rest if owner is not None]
+            jobs.append(self._read_whole([request for request, _ in rest], nodes or None))
+        await run_together(jobs, name="read objects")
+
+    async def _read_in_pieces(self, request: ReadRequest, owner: Node | None) -> None:
+        self._num_in_pieces += 1
+        try:
+            await self._read_pieces(request, owner)
+        except ObjectError as error:
+            leave_out(request, error)
+        finally:
+            self._num_in_pieces -= 1
+
+    async def _read_pieces(self, request: ReadRequest, owner: Node | None) -> None:
+        started = time.perf_counter()
+        with Pieces(self._bucket, request) as parts:
+            left = iter(parts.pieces)
+
+            async def drain() -> None:
+                for piece in left:
+                    await ObjectRead(self._ways, piece, owner).run()
+
+            width = min(len(parts.pieces), pieces.WIDTH)
+            fault: Fault | None
+            try:
+                await run_together((drain() for _ in range(width)), name="read pieces")
+            except SourceError as error:
+                if not parts.is_broken:
+                    raise
+                whole = Transfer(self._bucket, request)
+                fault = Fault(Kind.BUSY, f"sent no ranges of one object: {error}", str(owner))
+            else:
+                whole = parts.whole()
+                fault = whole.end(str(owner))
+        if fault is not None:
+            read = ObjectRead(self._ways, whole, owner)
+            await read.run_on(fault, time.perf_counter() - started)
+
+    async def _read_whole(
+        self, requests: Sequence[ReadRequest], owners: Sequence[Node] | None
+    ) -> None:
         if owners is not None and self._wires.are_lean(owners):
             await self._read_lean(requests, owners)
             return

@@ -55,6 +55,11 @@ class Transfer:
         self._checksum_type = b""
 
     @property
+    def num_objects(self) -> int:
+        """Objects that are counted when it has arrived."""
+        return 1
+
+    @property
     def what(self) -> str:
         """The object, for messages."""
         return f"object {self._bucket.address(self.request.name)}"
@@ -99,6 +104,21 @@ class Transfer:
         self._checksum_type = head.checksum_type
         if head.length is not None and head.length != size - done:
             raise self._changed(f"has {head.length} bytes", f"{size - done}", where)
+        self.compare(head, where)
+        return None
+
+    def take_over(self, head: Head) -> None:
+        """Take note that all bytes are in place, of an object with this head."""
+        self._stamp = (head.checksum, head.version)
+        self._checksum_type = head.checksum_type
+        self.done = self.size
+
+    def compare(self, head: Head, where: Node | str) -> None:
+        """Compare what an answer says of its object with what the manifest says.
+
+        Raises:
+            ObjectChangedError: If it is another object.
+        """
         request = self.request
         # A provider may list checksums of another type than the store keeps.
         if request.checksum and len(request.checksum) == len(head.checksum):
@@ -110,7 +130,6 @@ class Transfer:
                 )
         elif request.version and head.version and request.version != head.version:
             raise self._changed(f"has version {_text(head.version)}", _text(request.version), where)
-        return None
 
     def too_many(self, where: Node | str) -> Fault:
         """Forget what has arrived, since more came than there may be; return that as a fault."""

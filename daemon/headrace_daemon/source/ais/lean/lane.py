@@ -139,10 +139,10 @@ class Lane:
 
     def note_read(self, exchange: Exchange, now_s: float) -> None:
         """Count an object that arrived."""
-        counts = self._counts
-        counts.num_reads += 1
-        counts.num_lean += 1
-        counts.num_bytes += exchange.transfer.size
+        counts, transfer = self._counts, exchange.transfer
+        counts.num_reads += transfer.num_objects
+        counts.num_lean += transfer.num_objects
+        counts.num_bytes += transfer.size
         counts.total_s += now_s - exchange.started_s
 
     # ---- connections -----------------------------------------------------------------------------
