@@ -83,11 +83,13 @@ def labelled(selections: Sequence[Selection]) -> tuple[Selection, ...]:
         return tuple(selections)
     buckets = {selection.root: selection.bucket for selection in selections}
     labels: dict[str, str] = {}
+    taken: set[str] = set()
     for number, root in enumerate(roots):
         bucket = buckets[root]
         label = os.path.basename(root) or "_" if bucket is None else bucket.name
-        while label in labels.values():
+        while label in taken:
             label += f"@{number}"
+        taken.add(label)
         labels[root] = label
     return tuple(selection._replace(label=labels[selection.root]) for selection in selections)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, Literal
 from urllib.parse import unquote, urlsplit
 
@@ -29,6 +30,9 @@ _SCHEME: Final = re.compile("file(?=:/)|[a-z][a-z0-9+.-]*(?=://)", re.IGNORECASE
 _HALF_SCHEME: Final = re.compile(f"({'|'.join(PROVIDERS)}):/?(?!/)(.*)", re.IGNORECASE | re.DOTALL)
 
 
+MAX_SELECTIONS: Final = 1 << 14
+"""Prefixes of a source, those of all its URIs together: each is a list of its own."""
+
 Chosen = Mapping[str, str | Sequence[str] | None] | Sequence[str] | str | None
 """What is taken of each of some URIs, or of the only one."""
 
@@ -37,8 +41,8 @@ class Objects(
     msgspec.Struct,
     frozen=True,
     forbid_unknown_fields=True,
-    omit_defaults=True,
     repr_omit_defaults=True,
+    dict=True,  # for what is computed once
     tag_field="type",
     tag="Objects",
 ):
@@ -74,13 +78,13 @@ class Objects(
     """Whether folders inside the folder are read too; in a bucket, whether names may have a ``/``
     after the prefix."""
 
-    prefixes: Chosen = None
+    prefixes: Chosen | msgspec.UnsetType = msgspec.UNSET
     """Take only names that begin with this, or with one of these, one after the other: by URI, or
     at once where there is one URI.  Nothing of a URI without any (``[]``), all of one that has None
     or is not named.  Each is the beginning of whole names, so it begins with what the URI has
     behind its bucket."""
 
-    names: Chosen = None
+    names: Chosen | msgspec.UnsetType = msgspec.UNSET
     """Take these objects, in this order: a list of whole names, or a template, by URI, or at once
     where there is one URI.  They are not listed, so `suffix` and `recursive` do not matter."""
 
@@ -95,10 +99,11 @@ class Objects(
         force(self, "uri", uris[0] if len(uris) == 1 else uris)
         force(self, "suffix", tuple(suffixes))
         for field in ("prefixes", "names"):
-            force(self, field, _chosen(field, getattr(self, field), uris) or None)
+            # What is not set does not travel: a daemon that does not know it takes the rest.
+            force(self, field, _chosen(field, getattr(self, field), uris) or msgspec.UNSET)
         # A name that is one word is a template; a prefix is itself.
         prefixes = {uri: (one,) if isinstance(one, str) else one for uri, one in self._prefixes()}
-        force(self, "prefixes", prefixes or None)
+        force(self, "prefixes", prefixes or msgspec.UNSET)
         for uri in prefixes:
             if uri in dict(self._names()):
                 raise PlanError(f"uri={uri!r} has prefixes and names: give it one of them")
@@ -118,9 +123,9 @@ class Objects(
         """The URIs, as they were given."""
         return (self.uri,) if isinstance(self.uri, str) else tuple(self.uri)
 
-    @property
+    @cached_property
     def selections(self) -> tuple[Selection, ...]:
-        """What is taken, in the order of the samples; computed anew each time.
+        """What is taken, in the order of the samples.
 
         Raises:
             PlanError: If that is nothing, or too much.
@@ -146,11 +151,15 @@ class Objects(
             raise PlanError(
                 f"uri={self.uri!r}: prefixes and names take nothing of it: give None for all"
             )
-        if max(num_names, len(found)) > MAX_NAMES:
-            raise PlanError(
-                f"uri={self.title!r} has {max(num_names, len(found))} prefixes or names, the limit "
-                f"is {MAX_NAMES}: list a prefix that they have in common"
-            )
+        for number, limit, what in (
+            (num_names, MAX_NAMES, "names"),
+            (len(found), MAX_SELECTIONS, "URIs and prefixes"),
+        ):
+            if number > limit:
+                raise PlanError(
+                    f"uri={self.title!r} has {number} {what}, the limit is {limit}: list a prefix "
+                    "that they have in common"
+                )
         return labelled(found)
 
     @property
@@ -179,39 +188,46 @@ class Objects(
     @property
     def title(self) -> str:
         """Where it is as it was written, for people: the first URI, and how many more."""
-        more = len(self.uris) - 1
-        return self.uris[0] + (f" and {more} more" if more else "")
+        return _titled(self.uris[0], len(self.uris))
 
     @property
     def location(self) -> str:
         """Where it is, for people: as `title`, in one form for all ways to write a URI."""
-        return self.anchored().title
+        return _titled(_anchored(self.uris[0]), len(self.uris))
 
-    @property
+    @cached_property
     def identity(self) -> bytes:
         """What tells it from other sources, in one form for all ways to write its URIs."""
-        source = self.anchored()
+        uris, prefixes, names = self._anchored_fields()
         facts: dict[str, Any] = {
             "type": "Objects",
-            "uri": source.uri,
-            "suffix": source.suffix,
-            "recursive": source.recursive,
+            "uri": uris[0] if len(uris) == 1 else uris,
+            "suffix": self.suffix,
+            "recursive": self.recursive,
         }
-        more = {"prefixes": source.prefixes, "names": source.names}
+        more = {"prefixes": prefixes, "names": names}
         return msgspec.json.encode(facts | {key: one for key, one in more.items() if one})
 
     def anchored(self) -> Objects:
         """Return the source with absolute paths, for a process that runs in another folder."""
-        forms = {uri: _anchored(uri) for uri in self.uris}
-        if all(uri == form for uri, form in forms.items()):
+        uris, prefixes, names = self._anchored_fields()
+        if uris == self.uris:
             return self
         return Objects(
-            tuple(forms[uri] for uri in self.uris),
-            suffix=self.suffix,
-            recursive=self.recursive,
-            prefixes={forms[uri]: one for uri, one in self._prefixes()},
-            names={forms[uri]: one for uri, one in self._names()},
+            uris, suffix=self.suffix, recursive=self.recursive, prefixes=prefixes, names=names
         )
+
+    def _anchored_fields(self) -> tuple[tuple[str, ...], dict[str, Any], dict[str, Any]]:
+        forms = {uri: _anchored(uri) for uri in self.uris}
+        return (
+            tuple(forms[uri] for uri in self.uris),
+            {forms[uri]: one for uri, one in self._prefixes()},
+            {forms[uri]: one for uri, one in self._names()},
+        )
+
+
+def _titled(first: str, number: int) -> str:
+    return first if number == 1 else f"{first} and {number - 1} more"
 
 
 def _uris(given: object) -> tuple[str, ...]:
@@ -229,7 +245,7 @@ def _uris(given: object) -> tuple[str, ...]:
 
 def _chosen(field: str, given: object, uris: tuple[str, ...]) -> dict[str, Any]:
     """Return what is chosen of each URI, by the URI as it stands in `uri`."""
-    if given is None:
+    if given is None or given is msgspec.UNSET:
         return {}
     if not isinstance(given, Mapping):
         if len(uris) != 1:

@@ -15,8 +15,8 @@ from typing import Final
 
 from .errors import PlanError
 
-MAX_NAMES: Final = 1 << 20
-"""Of one template, and of all that a source names: each costs some 100 bytes."""
+MAX_NAMES: Final = 1 << 17
+"""Of one template, and of all that a source names.  They are checked and asked for one by one."""
 
 _RANGE: Final = re.compile(r"\{([0-9]+)\.\.([0-9]+)(?:\.\.([0-9]+))?\}")
 _MAX_DIGITS: Final = 18

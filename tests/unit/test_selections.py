@@ -229,6 +229,17 @@ def test_what_cannot_be_selected_is_refused(
     assert told in refusal(uri, **options)
 
 
+@pytest.mark.parametrize(
+    ("uri", "options", "told"),
+    [
+        ("ais://b/x{00000..16384}/", {}, "has 16385 URIs and prefixes, the limit is 16384: list"),
+        ("ais://b", {"names": [str(n) for n in range(1 << 17)] + ["x"]}, "has 131073 names, the"),
+    ],
+)
+def test_a_source_has_its_limits(uri: str, options: dict[str, Any], told: str) -> None:
+    assert told in refusal(uri, **options)
+
+
 # --- As a value -----------------------------------------------------------------------------------
 
 SOURCE = Objects(
@@ -244,9 +255,14 @@ def test_it_travels_and_compares_and_hashes() -> None:
     assert Objects(SOURCE.uri, prefixes=SOURCE.prefixes, names=SOURCE.names) == SOURCE
 
 
-def test_fields_travel_only_where_they_say_something() -> None:
+def test_new_fields_travel_only_where_they_say_something() -> None:
     """So that a daemon that does not know them yet takes all others."""
-    assert msgspec.to_builtins(Objects("/data")) == {"type": "Objects", "uri": "/data"}
+    assert msgspec.to_builtins(Objects("/data", prefixes=None, names={"/data": None})) == {
+        "type": "Objects",
+        "uri": "/data",
+        "suffix": (),
+        "recursive": True,
+    }
 
 
 def test_the_identity_of_one_uri_is_what_it_was_in_the_first_version() -> None:

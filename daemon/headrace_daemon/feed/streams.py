@@ -119,7 +119,10 @@ class Streams:
             TrustError: If the client may not read a source.
             SourceError: If a source cannot be listed.
         """
-        name, stream = self._resolve(wanted)
+        # What a client says may stand for many sources: looking at all takes a while.
+        name, stream = await asyncio.get_running_loop().run_in_executor(
+            self._executor, self._resolve, wanted
+        )
         where, skips = _position(start)
         digest = where.manifest if isinstance(where, Cursor) else None
         sources = await self._catalog.open_all(stream.sources, digest=digest, progress=progress)
