@@ -91,8 +91,7 @@ class Link:
         stream = self._stream
         if self._dictated is not None:
             stream = msgspec.structs.replace(stream, plan=self._dictated)
-        plain: dict[str, Any] = msgspec.to_builtins(stream.anchored())
-        return plain
+        return stream.plain()
 
     def script(self, known: m.Entries, topology: Topology) -> Script:
         """Return the plan that runs in this process, over data of which the daemon has told."""

@@ -416,6 +416,10 @@ else:
     StreamPlan = Plan | Dictated
 
 
+MAX_STREAM_BYTES: Final = 1 << 19
+"""Of a stream that a client brings: half of a message, which has other things in it."""
+
+
 class Stream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A source and the plan by which it is read."""
 
@@ -453,6 +457,22 @@ class Stream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if not isinstance(plan, FromSampler):
             plan = plan.with_sources(Objects.anchored)
         return msgspec.structs.replace(self, source=self.source.anchored(), plan=plan)
+
+    def plain(self) -> dict[str, Any]:
+        """Return the stream as it travels: a map, with absolute paths.
+
+        Raises:
+            PlanError: If it does not fit into a message.
+        """
+        plain: dict[str, Any] = msgspec.to_builtins(self.anchored())
+        num_bytes = len(msgspec.msgpack.encode(plain))
+        if num_bytes > MAX_STREAM_BYTES:
+            raise PlanError(
+                f"the stream over {self.source.title} takes {num_bytes} bytes to say, the limit is "
+                f"{MAX_STREAM_BYTES}: give names as a template or by a prefix, or configure the "
+                "stream in the daemon and open it by name"
+            )
+        return plain
 
     @property
     def served_plan(self) -> Plan | Dictated:

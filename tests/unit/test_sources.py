@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from headrace.errors import PlanError
 from headrace.plans import Sequential, Shuffled
-from headrace.sources import Objects, Stream
+from headrace.sources import MAX_STREAM_BYTES, Objects, Stream
 
 PLAN = Shuffled(global_batch_size=256, seed=17)
 
@@ -213,6 +213,16 @@ def test_a_wrong_stream_in_a_file_names_what_is_wrong(text: str, told: str) -> N
     with pytest.raises(msgspec.ValidationError) as refused:
         msgspec.json.decode(text.replace("P}", plan + "}").replace("P,", plan + ","), type=Stream)
     assert told in str(refused.value)
+
+
+def test_a_stream_that_is_too_long_to_say_is_refused_with_the_ways_out() -> None:
+    stream = Stream(Objects("ais://b", names=[f"{number:050}" for number in range(11_000)]), PLAN)
+    with pytest.raises(PlanError) as refused:
+        stream.plain()
+    assert "over ais://b takes 572" in str(refused.value)
+    assert f"the limit is {MAX_STREAM_BYTES}: give names as a template" in str(refused.value)
+    template = Objects("ais://b", names="{00000000..00099999}")
+    assert Stream(template, PLAN).plain()["source"]["names"] == {"ais://b/": "{00000000..00099999}"}
 
 
 def test_the_separator_of_a_path_does_not_matter_at_its_end() -> None:
