@@ -5,11 +5,13 @@ The provider takes its time, and its list may come without sizes.
 
 from __future__ import annotations
 
+import random
 from typing import TYPE_CHECKING, Final
 
 import pytest
 
 from headrace_daemon.errors import ObjectMissingError, StoreUnavailableError
+from headrace_daemon.source.ais import lookup, pages
 from tests.support.loops import LOOPS, run
 from tests.support.reading_ais import listed, open_store, values
 from tests.support.sources import selected
@@ -207,3 +209,62 @@ def test_a_name_is_missing_only_while_no_target_is(tmp_path: Path) -> None:
         with pytest.raises(StoreUnavailableError, match="was in the cluster map and is missing"):
             run(ask(server))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_page_tells_of_many_names_at_once(tmp_path: Path, loop: Loop) -> None:
+    objects = {f"m/{n:04}": b"x" * n for n in range(600)}
+    names = random.Random(1).sample(sorted(objects), 300)
+    with StandIn() as server:
+        server.create_bucket("b")
+        server.put_many("b", objects)
+        manifest = run(look_up(server, tmp_path, names), loop)
+        checksums = [server.stored("b", name).checksum.encode() for name in names]
+        assert not asked_of(server)
+        assert len(lists(server)) == 1
+    assert [manifest.name(index) for index in range(300)] == names
+    assert manifest.sizes.tolist() == [int(name[2:]) for name in names]
+    assert manifest.checksums is not None
+    assert manifest.checksums.tolist() == checksums
+
+
+def lists(server: StandIn) -> list[str]:
+    return [
+        request.target
+        for request in server.requests
+        if request.path == "/v1/buckets/b" and request.method == "GET"
+    ]
+
+
+def test_no_more_pages_are_read_than_the_names_are_worth(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lookup, "NAMES_FOR_A_PAGE", 40)
+    monkeypatch.setattr(pages, "PAGE_OBJECTS", 10)
+    with StandIn() as server:
+        own(server)
+        manifest = run(look_up(server, tmp_path, NAMES))
+        assert len(lists(server)) == 100 // 40
+        assert sorted(asked_of(server)) == NAMES[20:]
+        server.forget_requests()
+        server.set_rebalancing(True)  # pages may lack something: they are not relied on
+        again = run(look_up(server, tmp_path, NAMES))
+        assert sorted(asked_of(server)) == NAMES
+    assert again.digest == manifest.digest
+    assert manifest.sizes.tolist() == [5 * number for number in range(100)]
+
+
+def test_sizes_of_a_provider_that_a_page_lacks_are_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lookup, "NAMES_FOR_A_PAGE", 4)
+
+    async def list_it(server: StandIn) -> Manifest:
+        async with open_store(server.endpoint) as store:
+            return await store.list_objects(selected("s3://far", names=list(OBJECTS)), tmp_path)
+
+    with StandIn() as server:
+        fill(server, has_sizes=False)
+        manifest = run(list_it(server))
+        assert sorted(asked(server, "HEAD")) == sorted(set(OBJECTS) - set(WARM))
+    assert manifest.sizes.tolist() == list(map(len, OBJECTS.values()))

@@ -18,7 +18,7 @@ from headrace_daemon.errors import (
     SourceMissingError,
     StoreUnavailableError,
 )
-from headrace_daemon.source.ais import listing as module
+from headrace_daemon.source.ais import pages as module
 from headrace_daemon.source.ais.client import Answer
 from headrace_daemon.source.writer import ManifestWriter
 from tests.support.loops import LOOPS, run, turns, until

@@ -98,6 +98,19 @@ def test_given_names_are_read_in_their_order(store: Store) -> None:
     assert [name for name, _ in found] == names
 
 
+def test_many_names_are_found_as_the_sdk_finds_them(store: Store) -> None:
+    objects = {f"m/{number:03}": content(f"{number}", number) for number in range(400)}
+    store.put(objects)
+    names = sorted(objects)[100:]
+    names = names[1::2] + names[::2]
+    with store.daemon() as app:
+        dataset = DaemonDataset(
+            app.socket, Stream(Objects(store.uri(), names=names), Sequential(batch_size=50))
+        )
+        assert read(dataset) == [(name, objects[name]) for name in names]
+        dataset.close()
+
+
 @pytest.mark.parametrize("template", ["b/{00..07}", "c/0{1..7..3}", "a/0{6..4}", "b/01"])
 def test_a_template_of_names_is_that_of_the_sdk(store: Store, template: str) -> None:
     store.put(OBJECTS)
