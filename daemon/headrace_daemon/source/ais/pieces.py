@@ -30,9 +30,9 @@ MAX_BYTES: Final = 8 << 20
 WIDTH: Final = 8
 """Pieces of one object that are asked for at the same time."""
 
-AT_ONCE: Final = 4
+AT_ONCE: Final = 2
 """Objects of one reader that are read in pieces at the same time.  Further ones come as a whole:
-there are enough requests under way by then, and pieces would only cost."""
+there are enough requests under way by then, and pieces would only cost (`bench_pieces`)."""
 
 
 class Pieces:
