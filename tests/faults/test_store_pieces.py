@@ -267,6 +267,29 @@ def test_a_large_object_that_is_gone_is_named(ais: StandIn, way: dict[str, str])
         run(read(ais, way))
 
 
+def test_a_large_object_that_cannot_be_read_is_left_out_alone_where_that_is_allowed(
+    ais: StandIn, way: dict[str, str]
+) -> None:
+    ais.delete("b", "large")
+    told: list[str] = []
+
+    async def main() -> dict[str, bytes]:
+        async with open_store(*ais.endpoints, **way) as store:  # type: ignore[arg-type]
+            requests = [
+                request._replace(on_bad=lambda error: told.append(error.what))
+                for request in wanted(OBJECTS)
+            ]
+            await store.reader(bucket("ais://b")).read(requests)
+            return values(requests)
+
+    found = run(main())
+    assert told == ["object ais://b/large"]
+    assert {name: data for name, data in OBJECTS.items() if found[name] == data}.keys() == {
+        "small",
+        "é +%",
+    }
+
+
 def test_large_objects_of_a_provider_come_as_a_whole(ais: StandIn) -> None:
     remote = ais.create_bucket("far", provider="aws")
     ais.create_bucket("near", backend_bck=remote)
