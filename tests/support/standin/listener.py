@@ -116,6 +116,11 @@ class Listener:
     async def release(self) -> None:
         """Give the port back, and wait until every connection is gone."""
         self.close()
+        # What was accepted in this turn of the loop has its transport in one of the next; the end
+        # of the loop would leave its socket open.
+        for _ in range(3):
+            await asyncio.sleep(0)
+        self._protocols.reset()
         await self._protocols.shutdown(_SHUTDOWN_S)
         self._reservation.close()
 
