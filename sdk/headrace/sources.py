@@ -18,7 +18,7 @@ import msgspec
 from .buckets import PROVIDERS, Bucket, is_utf8
 from .checks import check_choice, check_flag, check_integer
 from .errors import PlanError
-from .plans import FromSampler, Plan
+from .plans import Drawn, FromSampler, Plan
 from .plans.cursor import MAX_SKIPS
 from .plans.dictated import Dictated
 from .selections import Selection, check_disjoint, labelled
@@ -437,7 +437,7 @@ class Stream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if not isinstance(self.source, Objects):
             raise PlanError(f"source={self.source!r} is no source: use Objects(uri)")
         plan: object = self.plan
-        if not isinstance(plan, Plan | FromSampler | Dictated):
+        if not isinstance(plan, Plan | Drawn | FromSampler | Dictated):
             is_sampler = hasattr(plan, "__iter__") and not isinstance(plan, str | bytes | dict)
             hint = "use plans.FromSampler(…)" if is_sampler else "see headrace.plans"
             raise PlanError(f"plan={plan!r} is no plan: {hint}")

@@ -348,6 +348,14 @@ def test_a_part_with_a_source_of_its_own_is_refused_beside_a_sampler(
         dataset_of(app, folder, plan)
 
 
+def test_a_drawn_plan_may_stand_alone(app: AppThread, folder: Path) -> None:
+    plan = Drawn(sampler=range(9), batch_size=2)
+    dataset = dataset_of(app, folder, plan, topology=Topology(1, 2))
+    assert len(dataset) == 3
+    assert indices(dataset) == [[1, 3], [5, 7], [0]]
+    dataset.close()
+
+
 def test_a_plan_of_a_user_runs_in_the_trainer(app: AppThread, folder: Path) -> None:
     plan = plans.create("FromSampler", sampler=Batches())
     ledger = Ledger()
