@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 class NoReader:
     """Leaves the slot as it is."""
 
+    location = "nowhere"
+
     def __init__(self, root: str, executor: Executor) -> None:
         pass
 

@@ -244,6 +244,9 @@ class Feed:
     def _note_holes(self, batch: ReadyBatch) -> None:
         """Write into the journal what a batch has left out, when its turn has come."""
         planned = batch.planned
+        if not self.journal.allows:
+            batch.skips = self.journal.skips
+            return
         self.journal.begin_epoch(planned.epoch)
         found = {
             self._sample(planned, row): error
@@ -360,7 +363,9 @@ class Feed:
             for row in range(len(requests)):
                 if self.journal.leaves_out(self._sample(planned, row), planned.epoch):
                     holes[row] = None
-        wanted = [request for row, request in enumerate(requests) if row not in holes]
+        wanted = requests
+        if holes:
+            wanted = [request for row, request in enumerate(requests) if row not in holes]
         failure: SourceError | None = None
         try:
             await self.fetcher.fetch(batch.source.reader, wanted)

@@ -88,22 +88,19 @@ def requests_of(
         on_bad: Called with the place of a sample in the order, and why it cannot be read; None
             where that fails the read.
     """
+    requests = [
+        ReadRequest(name, view[offset : offset + length], checksum, version)
+        for name, offset, length, checksum, version in zip(
+            names,
+            offsets.tolist(),
+            lengths.tolist(),
+            manifest.checksums_of(indices),
+            manifest.versions_of(indices),
+            strict=True,
+        )
+    ]
+    if on_bad is None:
+        return requests
     return [
-        ReadRequest(
-            name,
-            view[offset : offset + length],
-            checksum,
-            version,
-            None if on_bad is None else partial(on_bad, place),
-        )
-        for place, (name, offset, length, checksum, version) in enumerate(
-            zip(
-                names,
-                offsets.tolist(),
-                lengths.tolist(),
-                manifest.checksums_of(indices),
-                manifest.versions_of(indices),
-                strict=True,
-            )
-        )
+        request._replace(on_bad=partial(on_bad, place)) for place, request in enumerate(requests)
     ]
