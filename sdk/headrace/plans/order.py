@@ -8,12 +8,14 @@ and 10^9 samples need no more than 10.
 from __future__ import annotations
 
 import hashlib
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
-Indices = NDArray[np.uint64]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Indices = NDArray[np.uint64]
 
 
 class Order(Protocol):

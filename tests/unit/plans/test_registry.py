@@ -41,7 +41,7 @@ def test_a_factory_returns_a_plan_or_a_sampler() -> None:
 
 def test_an_installed_package_announces_its_plans(monkeypatch: pytest.MonkeyPatch) -> None:
     point = EntryPoint("theirs", f"{__name__}:theirs", registry.GROUP)
-    monkeypatch.setattr(registry, "entry_points", lambda group: EntryPoints([point]))
+    monkeypatch.setattr(registry, "_announced", lambda: EntryPoints([point]))
     monkeypatch.setattr(EntryPoint, "load", lambda self: theirs)
     assert plans.create("theirs", batch_size=2) == Sequential(batch_size=2)
     assert "theirs" in registry.names()
