@@ -13,13 +13,15 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from headrace.plans.order import Indices, KeyedOrder, Order, SequentialOrder, round_keys
+from headrace.plans.order import KeyedOrder, Order, SequentialOrder, round_keys
 from tests.support import keyed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
+
+    from headrace.plans.order import Indices
 
 GOLDEN: list[dict[str, Any]] = json.loads(keyed.GOLDEN.read_text(encoding="utf-8"))
 
