@@ -15,6 +15,7 @@ from headrace.plans import Data
 
 from ...errors import SettingsError
 from ...settings import parse_size
+from .files import reading
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -138,16 +139,8 @@ def _log_uniform(low: int, high: int, length: int) -> NDArray[np.int64]:
 
 
 def _load(path: str, said: str) -> NDArray[Any]:
-    try:
+    with reading(f"{said}: {path}", "is no array of numpy: write one with numpy.save"):
         found = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError:
-        raise SettingsError(f"{said}: {path} does not exist: check the path") from None
-    except OSError as error:
-        raise SettingsError(f"{said}: {path} cannot be read: {error.strerror or error}") from None
-    except (ValueError, EOFError) as error:
-        raise SettingsError(
-            f"{said}: {path} is no array of numpy: write one with numpy.save ({error})"
-        ) from None
     if not isinstance(found, np.ndarray) or found.ndim != 1 or found.dtype.kind not in "iuf":
         raise SettingsError(f"{said}: {path} is no column: it must hold one number per sample")
     column: NDArray[Any] = found

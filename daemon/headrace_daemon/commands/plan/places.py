@@ -23,6 +23,7 @@ from headrace.plans.engine import (
 from headrace.plans.program import EpochProgram, Place
 
 from ...errors import SettingsError
+from .files import reading
 
 if TYPE_CHECKING:
     import argparse
@@ -92,13 +93,6 @@ def forward(bound: BoundPlan, cursor: Cursor, world_size: int, steps: int) -> Cu
 
 
 def _state(path: Path) -> Any:  # noqa: ANN401 - of a file
-    try:
+    wrong = "is not JSON: write what state_dict() returned with json.dump"
+    with reading(f"--state {path}", wrong):
         return json.loads(path.read_text())
-    except FileNotFoundError:
-        raise SettingsError(f"--state {path} does not exist: check the path") from None
-    except OSError as error:
-        raise SettingsError(f"--state {path} cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise SettingsError(
-            f"--state {path} is not JSON: write what state_dict() returned with json.dump ({error})"
-        ) from None
