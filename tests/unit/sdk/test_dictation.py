@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
 
 from headrace import Topology
 from headrace.dictation import MAX_BYTES, Dictator, Script
-from headrace.errors import PlanError
+from headrace.errors import PlanError, RemoteProtocolError
 from headrace.plans import FromSampler
 from headrace.plans.cursor import Seek
 from headrace.protocol import messages as m
@@ -63,6 +63,19 @@ def test_what_was_received_comes_before_what_the_plan_raised() -> None:
         dictator.received(header(told))
     assert dictator.num_waiting == 0
     assert [dictator.has_failed(num_consumed) for num_consumed in range(3)] == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    "change", [{"ids": bytes(16)}, {"ids": b"\1" + bytes(7)}, {"step": 1}, {"epoch": 1}]
+)
+def test_another_batch_than_was_told_is_refused(change: dict[str, Any]) -> None:
+    dictator = dictator_of(FromSampler([[0], [1]]))
+    dictator.begin_pass()
+    message = dictator.untold()
+    assert message is not None
+    other = msgspec.structs.replace(header(message.batches[0]), **change)
+    with pytest.raises(RemoteProtocolError, match=r"other samples .* than it was told"):
+        dictator.received(other)
 
 
 def test_an_interruption_is_not_put_off() -> None:
