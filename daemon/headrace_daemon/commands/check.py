@@ -114,8 +114,9 @@ def _check_stream(
     steps = epoch_steps(bound, topology.world_size)
     slot_bytes = largest_payload(bound, start, topology, manifests).weight
     needed = MIN_SLOTS * slot_bytes * topology.world_size
+    span = "run  " if bound.program.ends else "epoch"
     console.print(
-        f"  epoch  {steps} steps on each of {topology.world_size} rank(s), largest batch "
+        f"  {span}  {steps} steps on each of {topology.world_size} rank(s), largest batch "
         f"{decimal(slot_bytes)}"
     )
     fits = "fits" if needed <= settings.daemon.memory_bytes else "does NOT fit"
