@@ -36,7 +36,45 @@ class ReadRequest(NamedTuple):
     then left as it is.  None: that fails the whole read."""
 
 
-def leave_out(request: ReadRequest, error: ObjectError) -> None:
+class Place(NamedTuple):
+    """Where some bytes of an object go."""
+
+    start: int
+    """Where they begin in the object."""
+
+    target: memoryview
+    """Writable, as long as they are; may be empty."""
+
+
+class RangeRequest(NamedTuple):
+    """A range of an object, and where the values that lie in it go; the rest of it is dropped."""
+
+    name: str
+    """Name of the object."""
+
+    start: int
+    """Where the range begins, bytes."""
+
+    stop: int
+    """Where it ends, ``start < stop <= object_bytes``."""
+
+    object_bytes: int
+    """Size of the whole object, as the manifest has it."""
+
+    places: Sequence[Place]
+    """Ascending, without overlap, all within the range."""
+
+    checksum: bytes = b""
+    """Of the whole object, as the manifest has it; empty where unknown."""
+
+    version: bytes = b""
+    """Likewise."""
+
+    on_bad: Callable[[ObjectError], None] | None = None
+    """As for `ReadRequest`: the object cannot be read."""
+
+
+def leave_out(request: ReadRequest | RangeRequest, error: ObjectError) -> None:
     """Take note that an object cannot be read, or raise if nobody wants to know.
 
     Raises:
