@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from concurrent.futures import Executor
 
-    from headrace_daemon.source.reader import ReadRequest
+    from headrace_daemon.source.reader import Request
 
 
 class NoReader:
@@ -22,7 +22,7 @@ class NoReader:
     def __init__(self, root: str, executor: Executor) -> None:
         pass
 
-    async def read(self, requests: Sequence[ReadRequest]) -> None:
+    async def read(self, requests: Sequence[Request]) -> None:
         """Do nothing."""
 
 

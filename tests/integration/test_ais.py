@@ -306,7 +306,7 @@ def test_status_shows_the_store(store: Store) -> None:
         assert contents(dataset) == OBJECTS
         after = headrace("status", "--socket", app.socket).stdout
         assert "3 targets, reads direct, 0 retries" in after
-        assert re.search(r"1\d\d objects by the lean reader, 0 by aiohttp \(.* = 'auto'\)", after)
+        assert re.search(r"1\d\d reads by the lean reader, 0 by aiohttp \(.* = 'auto'\)", after)
         assert after.count(" objects, ") == 3
         dataset.close()
 

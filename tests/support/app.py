@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
     from types import TracebackType
 
-    from headrace_daemon.source.reader import Reader, ReadRequest
+    from headrace_daemon.source.reader import Reader, Request
 
     from .loops import Loop
 
@@ -69,7 +69,7 @@ class Reads:
         """Return the reader of a folder."""
         return _RecordedReader(self, LocalReader(root, executor))
 
-    async def before(self, requests: Sequence[ReadRequest]) -> None:
+    async def before(self, requests: Sequence[Request]) -> None:
         """Note that a group of reads begins, and wait as long as it shall."""
         self.names += [request.name for request in requests]
         if self._gate is not None:
@@ -85,7 +85,7 @@ class _RecordedReader:
         self._reader = reader
         self.location = reader.location
 
-    async def read(self, requests: Sequence[ReadRequest]) -> None:
+    async def read(self, requests: Sequence[Request]) -> None:
         await self._reads.before(requests)
         await self._reader.read(requests)
 

@@ -9,18 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 from headrace.manifest import Manifest
 from headrace_daemon.source.catalog import OpenSource
+from headrace_daemon.source.reader import RangeRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from headrace_daemon.errors import SourceError
-    from headrace_daemon.source.reader import ReadRequest
+    from headrace_daemon.source.reader import Request
 
 
 class GatedRead:
     """One call of `GatedReader.read`, which waits until the test lets it go on."""
 
-    def __init__(self, requests: Sequence[ReadRequest]) -> None:
+    def __init__(self, requests: Sequence[Request]) -> None:
         self.requests = requests
         self.names = [request.name for request in requests]
         self.is_cancelled = False
@@ -54,7 +55,7 @@ class GatedRead:
         if error is not None:
             raise error
         for request in self.requests:
-            request.target[:] = value_of(request.name, len(request.target))
+            fill(request)
 
 
 class GatedReader:
@@ -76,7 +77,7 @@ class GatedReader:
         """Another one each time, so that feeds do not share reads: each has all of its own."""
         return f"gated {next(self._readings)}"
 
-    async def read(self, requests: Sequence[ReadRequest]) -> None:
+    async def read(self, requests: Sequence[Request]) -> None:
         read = GatedRead(requests)
         self.reads.append(read)
         if self._is_open:
@@ -106,9 +107,9 @@ class ReadyReader:
 
     location = "ready"
 
-    async def read(self, requests: Sequence[ReadRequest]) -> None:
+    async def read(self, requests: Sequence[Request]) -> None:
         for request in requests:
-            request.target[:] = value_of(request.name, len(request.target))
+            fill(request)
 
 
 class InlineExecutor(Executor):
@@ -142,6 +143,16 @@ class GatedExecutor(InlineExecutor):
         self._is_open = True
         while self.gates:
             self.gates.pop(0)()
+
+
+def fill(request: Request) -> None:
+    """Do what a reader does: put content into the memory of a request."""
+    if isinstance(request, RangeRequest):
+        content = value_of(request.name, request.object_bytes)
+        for start, target in request.places:
+            target[:] = content[start : start + len(target)]
+    else:
+        request.target[:] = value_of(request.name, len(request.target))
 
 
 def value_of(name: str, size: int) -> bytes:

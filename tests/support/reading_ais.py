@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from headrace.manifest import Manifest
+    from headrace_daemon.source.reader import Request
 
 
 @asynccontextmanager
@@ -63,6 +64,12 @@ def listed(manifest: Manifest) -> list[ReadRequest]:
         )
         for index, entry in enumerate(manifest[number] for number in range(len(manifest)))
     ]
+
+
+def target_of(request: Request) -> memoryview:
+    """Return the target of a request for a whole object."""
+    assert isinstance(request, ReadRequest)
+    return request.target
 
 
 def values(requests: Sequence[ReadRequest]) -> dict[str, bytes]:

@@ -99,7 +99,7 @@ def _show_store(console: Console, store: dict[str, Any]) -> None:
         f"{store['retries']} retries",
     )
     console.print(
-        f"         {store['lean_reads']} objects by the lean reader, {store['aiohttp_reads']} by "
+        f"         {store['lean_reads']} reads by the lean reader, {store['aiohttp_reads']} by "
         f"aiohttp ([store] reader = {store['reader']!r})",
     )
     _show_trouble(console, store)
@@ -107,8 +107,10 @@ def _show_store(console: Console, store: dict[str, Any]) -> None:
         console.print(f"         missing: {node}", style="red")
     for name, reads in sorted(store["targets"].items()):
         mean = f", mean {reads['mean_ms']:.1f} ms" if reads["reads"] else ""
+        ranges = f", {reads['ranges']} ranges of objects" if reads["ranges"] else ""
         console.print(
-            f"         {name}: {reads['reads']} objects, {decimal(reads['bytes'])}{mean}, "
+            f"         {name}: {reads['reads'] - reads['ranges']} objects{ranges}, "
+            f"{decimal(reads['bytes'])}{mean}, "
             f"{reads['faults']} faults",
         )
     if store["last_fault"]:

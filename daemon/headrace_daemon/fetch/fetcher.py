@@ -12,7 +12,7 @@ from .inflight import Inflight
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..source.reader import Reader, ReadRequest
+    from ..source.reader import Reader, Request
 
 GROUP_REQUESTS = 32
 """Reads that travel to a reader together: spreads the cost of a task (some 50 µs) over them."""
@@ -33,8 +33,8 @@ class Fetcher:
         self.inflight = Inflight()
         """Reads that are under way, shared by all who want the same."""
 
-    async def fetch(self, reader: Reader | Roots, requests: Sequence[ReadRequest]) -> None:
-        """Fill the targets of all requests.
+    async def fetch(self, reader: Reader | Roots, requests: Sequence[Request]) -> None:
+        """Fill the targets and places of all requests.
 
         When the call is over, in whatever way, nothing writes into a target any more.
 
@@ -48,15 +48,15 @@ class Fetcher:
         else:
             await run_together((self._read(*group) for group in groups), name="read group")
 
-    async def _read(self, reader: Reader, group: Sequence[ReadRequest]) -> None:
+    async def _read(self, reader: Reader, group: Sequence[Request]) -> None:
         await self.inflight.read(reader, group, self._places)
 
 
-def _groups(requests: Sequence[ReadRequest]) -> list[Sequence[ReadRequest]]:
-    groups: list[Sequence[ReadRequest]] = []
+def _groups(requests: Sequence[Request]) -> list[Sequence[Request]]:
+    groups: list[Sequence[Request]] = []
     start = num_bytes = 0
     for end, request in enumerate(requests, start=1):
-        num_bytes += len(request.target)
+        num_bytes += request.num_bytes
         if end - start == GROUP_REQUESTS or num_bytes >= GROUP_BYTES or end == len(requests):
             groups.append(requests[start:end])
             start, num_bytes = end, 0

@@ -1,9 +1,9 @@
 """Reads that are under way: the same bytes are asked for once, however many feeds want them now.
 
-Whoever comes first leads: it reads into its own slot.  Who wants the same object meanwhile follows,
-and pays one copy when it has arrived.  The copies are made in the same turn of the loop in which
-the read ends, before the leader's slot can be sent or used again, so nobody holds a slot for
-anybody else.
+Whoever comes first leads: it reads into its own slot.  Who wants the same object meanwhile, or the
+same values out of the same range, follows, and pays one copy when it has arrived.  The copies are
+made in the same turn of the loop in which the read ends, before the leader's slot can be sent or
+used again, so nobody holds a slot for anybody else.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from ..errors import SourceError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Hashable, Iterable, Sequence
 
     from ..errors import ObjectError
-    from ..source.reader import Reader, ReadRequest
+    from ..source.reader import Reader, Request
 
 
 class _End(Enum):
@@ -35,17 +35,18 @@ class _End(Enum):
 
 
 class _Follower(NamedTuple):
-    request: ReadRequest
+    request: Request
     # Done or cancelled: nothing may be copied into the request's memory any more.
     end: asyncio.Future[_End]
 
 
 class _Lead(NamedTuple):
-    request: ReadRequest
+    request: Request
     followers: list[_Follower]
 
 
-_Key = tuple[str, str, int, bytes, bytes]
+_Key = tuple[str, "Hashable"]
+"""Location of the reader and identity of the request."""
 
 
 class Inflight:
@@ -54,10 +55,10 @@ class Inflight:
     def __init__(self) -> None:
         self._leads: dict[_Key, _Lead] = {}
         self.num_shared = 0
-        """Objects that arrived by a copy of what another feed was reading."""
+        """Objects and ranges that arrived by a copy of what another feed was reading."""
 
     async def read(
-        self, reader: Reader, group: Sequence[ReadRequest], places: asyncio.Semaphore
+        self, reader: Reader, group: Sequence[Request], places: asyncio.Semaphore
     ) -> None:
         """Fill the targets of some requests, by reading or by following.
 
@@ -71,7 +72,7 @@ class Inflight:
         Raises:
             SourceError: The first that the reader met.
         """
-        wanted: Sequence[ReadRequest] = group
+        wanted: Sequence[Request] = group
         while wanted:
             async with places:
                 leads, followers = self._divide(reader.location, wanted)
@@ -92,13 +93,13 @@ class Inflight:
             wanted = [request for request, end in ends if end is _End.ABANDONED]
 
     def _divide(
-        self, location: str, requests: Iterable[ReadRequest]
+        self, location: str, requests: Iterable[Request]
     ) -> tuple[dict[_Key, _Lead], list[_Follower]]:
         """Take the lead of what nobody reads, and follow the rest."""
         leads: dict[_Key, _Lead] = {}
         followers: list[_Follower] = []
         for request in requests:
-            key = (location, request.name, len(request.target), request.checksum, request.version)
+            key = (location, request.identity)
             lead = self._leads.get(key)
             if lead is None:
                 leads[key] = self._leads[key] = _Lead(request, [])
@@ -126,11 +127,11 @@ class Inflight:
                     if not follower.end.done():
                         own = _End.FAILED if key in bad else end
                         if own is _End.ARRIVED:
-                            follower.request.target[:] = lead.request.target
+                            follower.request.copy_from(lead.request)
                         follower.end.set_result(own)
 
 
-def _noting(key: _Key, request: ReadRequest, bad: set[_Key]) -> ReadRequest:
+def _noting(key: _Key, request: Request, bad: set[_Key]) -> Request:
     """Return a request that also notes whether it was left out."""
     on_bad = request.on_bad
     if on_bad is None:
@@ -143,7 +144,7 @@ def _noting(key: _Key, request: ReadRequest, bad: set[_Key]) -> ReadRequest:
     return request._replace(on_bad=note)
 
 
-async def _follow(followers: Sequence[_Follower]) -> list[tuple[ReadRequest, _End]]:
+async def _follow(followers: Sequence[_Follower]) -> list[tuple[Request, _End]]:
     try:
         return [(follower.request, await follower.end) for follower in followers]
     except asyncio.CancelledError:

@@ -1,4 +1,4 @@
-"""A local folder as a source: its listing and its reader.
+"""A local folder as a source: its listing and its reader, of whole files and of ranges.
 
 Detects that a file is gone or has another size than when it was listed; a change that keeps the
 size goes unnoticed.
@@ -24,7 +24,8 @@ from ..errors import (
     SourceError,
     SourceMissingError,
 )
-from .reader import leave_out
+from .openfiles import NotRegularError, OpenFiles, Scatter, open_file
+from .reader import RangeRequest, leave_out
 from .together import wait_for_thread
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
     from headrace.selections import Selection
 
-    from .reader import ReadRequest
+    from .reader import ReadRequest, Request
 
 _PROGRESS_EVERY: Final = 10_000
 
@@ -170,14 +171,15 @@ class LocalReader:
     def __init__(self, root: str, executor: Executor) -> None:
         self._root = root
         self._executor = executor
+        self._scatter = Scatter()
 
     @property
     def location(self) -> str:
         """The folder."""
         return self._root
 
-    async def read(self, requests: Sequence[ReadRequest]) -> None:
-        """Fill the targets of all requests (see `Reader.read`)."""
+    async def read(self, requests: Sequence[Request]) -> None:
+        """Fill the targets and places of all requests (see `Reader.read`)."""
         stop = Event()
         work = asyncio.get_running_loop().run_in_executor(
             self._executor, self._read_files, requests, stop
@@ -190,49 +192,75 @@ class LocalReader:
             await wait_for_thread(work)
             raise
 
-    def _read_files(self, requests: Sequence[ReadRequest], stop: Event) -> None:
-        for request in requests:
-            if stop.is_set():
-                return
-            try:
-                self._read_file(request)
-            except ObjectError as error:
-                leave_out(request, error)
+    def _read_files(self, requests: Sequence[Request], stop: Event) -> None:
+        with OpenFiles() as files:
+            for request in requests:
+                if stop.is_set():
+                    return
+                try:
+                    if isinstance(request, RangeRequest):
+                        self._read_range(request, files)
+                    else:
+                        self._read_file(request)
+                except ObjectError as error:
+                    leave_out(request, error)
 
     def _read_file(self, request: ReadRequest) -> None:
         path = f"{self._root}/{request.name}"
+        wanted = len(request.target)
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            file = open_file(path)
             try:
-                facts = os.fstat(descriptor)
-                if not stat.S_ISREG(facts.st_mode):
-                    raise ObjectChangedError(
-                        path,
-                        f"{path} is no file any more: it was changed after the listing; "
-                        f"{LIST_ANEW}",
-                    )
-                size = facts.st_size
-                wanted = len(request.target)
-                done = 0
+                size, done = file.size(), 0
                 while size == wanted and done < wanted:
-                    got = os.readv(descriptor, [request.target[done:]])
+                    got = os.readv(file.descriptor, [request.target[done:]])
                     if not got:
                         size = done  # truncated while it was read
                     done += got
             finally:
-                os.close(descriptor)
+                file.close()
+        except NotRegularError:
+            raise _no_file(path) from None
         except OSError as error:
-            raise self._explain(path, error) from error
+            raise _explain(path, f"file {path}", error) from error
         if size != wanted:
-            raise ObjectChangedError(
-                path,
-                f"file {path} has {size} bytes, the manifest says {wanted}: it was changed after "
-                f"the listing; {LIST_ANEW}",
-            )
+            raise _changed(path, f"file {path}", size, wanted)
 
-    def _explain(self, path: str, error: OSError) -> SourceError:
-        if isinstance(error, FileNotFoundError | NotADirectoryError):
-            return ObjectMissingError(
-                path, f"file {path} is in the manifest but not there any more: {LIST_ANEW}"
-            )
-        return ObjectUnreadableError(path, f"file {path} cannot be read: {error.strerror}")
+    def _read_range(self, request: RangeRequest, files: OpenFiles) -> None:
+        path = f"{self._root}/{request.name}"
+        told = f"bytes {request.start}-{request.stop - 1} of file {path}: it"
+        try:
+            file = files.open(path)
+            size = file.size()
+            if size == request.object_bytes:
+                end = self._scatter.read(file, request.places)
+                if end is not None:
+                    size = end  # truncated while it was read
+        except NotRegularError:
+            raise _no_file(path) from None
+        except OSError as error:
+            raise _explain(path, told, error) from error
+        if size != request.object_bytes:
+            raise _changed(path, told, size, request.object_bytes)
+
+
+def _no_file(path: str) -> ObjectChangedError:
+    return ObjectChangedError(
+        path, f"{path} is no file any more: it was changed after the listing; {LIST_ANEW}"
+    )
+
+
+def _changed(path: str, told: str, size: int, was: int) -> ObjectChangedError:
+    return ObjectChangedError(
+        path,
+        f"{told} has {size} bytes, the manifest says {was}: it was changed after the listing; "
+        f"{LIST_ANEW}",
+    )
+
+
+def _explain(path: str, told: str, error: OSError) -> SourceError:
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return ObjectMissingError(
+            path, f"{told} is in the manifest but not there any more: {LIST_ANEW}"
+        )
+    return ObjectUnreadableError(path, f"{told} cannot be read: {error.strerror}")

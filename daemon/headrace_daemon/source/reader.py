@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Hashable, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -34,6 +34,27 @@ class ReadRequest(NamedTuple):
     on_bad: Callable[[ObjectError], None] | None = None
     """Called, possibly from a thread, if this object cannot be read while others can; the target is
     then left as it is.  None: that fails the whole read."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes that are read."""
+        return len(self.target)
+
+    @property
+    def identity(self) -> Hashable:
+        """What is read: who asks one location for the same is given the same."""
+        return (self.name, len(self.target), self.checksum, self.version)
+
+    def copy_from(self, filled: Request) -> None:
+        """Fill the target from that of a request with the same identity."""
+        assert isinstance(filled, ReadRequest)
+        self.target[:] = filled.target
+
+    def part(self, start: int, stop: int) -> RangeRequest:
+        """Return the request for a range of the object, with a view of its own."""
+        places = [Place(start, self.target[start:stop])]
+        size = len(self.target)
+        return RangeRequest(self.name, start, stop, size, places, self.checksum, self.version)
 
 
 class Place(NamedTuple):
@@ -73,8 +94,52 @@ class RangeRequest(NamedTuple):
     on_bad: Callable[[ObjectError], None] | None = None
     """As for `ReadRequest`: the object cannot be read."""
 
+    @property
+    def num_bytes(self) -> int:
+        """Bytes that are read, those that are dropped included."""
+        return self.stop - self.start
 
-def leave_out(request: ReadRequest | RangeRequest, error: ObjectError) -> None:
+    @property
+    def identity(self) -> Hashable:
+        """What is read, and which of it is kept: what one request drops another may want."""
+        layout = tuple([(place.start, len(place.target)) for place in self.places])
+        return (
+            self.name,
+            self.start,
+            self.stop,
+            self.object_bytes,
+            layout,
+            self.checksum,
+            self.version,
+        )
+
+    def copy_from(self, filled: Request) -> None:
+        """Fill the places from those of a request with the same identity."""
+        assert isinstance(filled, RangeRequest)
+        for own, other in zip(self.places, filled.places, strict=True):
+            own.target[:] = other.target
+
+    def part(self, start: int, stop: int) -> RangeRequest:
+        """Return the request for a part of the range, with views of its own.
+
+        Args:
+            start: Where it begins in the object, not before the range.
+            stop: Where it ends, not behind the range.
+        """
+        places = []
+        for place in self.places:
+            first = max(start, place.start)
+            last = min(stop, place.start + len(place.target))
+            if first < last:
+                target = place.target[first - place.start : last - place.start]
+                places.append(Place(first, target))
+        return self._replace(start=start, stop=stop, places=places)
+
+
+Request: TypeAlias = ReadRequest | RangeRequest
+
+
+def leave_out(request: Request, error: ObjectError) -> None:
     """Take note that an object cannot be read, or raise if nobody wants to know.
 
     Raises:
@@ -86,16 +151,18 @@ def leave_out(request: ReadRequest | RangeRequest, error: ObjectError) -> None:
 
 
 class Reader(Protocol):
-    """Reads objects of one source."""
+    """Reads objects of one source, whole or ranges of them."""
 
     @property
     def location(self) -> str:
-        """What it reads: requests with equal names for readers of one location are the same."""
+        """What it reads: equal requests for readers of one location are the same."""
         ...
 
-    async def read(self, requests: Sequence[ReadRequest]) -> None:
-        """Fill the targets of all requests.
+    async def read(self, requests: Sequence[Request]) -> None:
+        """Fill the targets and places of all requests.
 
+        Whole objects and ranges may stand side by side.  What is wrong with an object is said of
+        each of its ranges that was asked for: other ranges may have been read before it changed.
         When the call is over, also by an error or a cancellation, nothing writes into a target
         any more: the caller may hand the memory to somebody else.
 

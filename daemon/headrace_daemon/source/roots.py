@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from .reader import Reader, ReadRequest
+    from .reader import Reader, Request
 
 
 class Roots:
@@ -24,13 +24,13 @@ class Roots:
     def __init__(self, readers: Mapping[str, Reader]) -> None:
         self._readers = readers
 
-    def divide(self, requests: Sequence[ReadRequest]) -> list[tuple[Reader, Sequence[ReadRequest]]]:
+    def divide(self, requests: Sequence[Request]) -> list[tuple[Reader, Sequence[Request]]]:
         """Return requests by the reader that they are for, with the names that it knows.
 
         Args:
             requests: With names as in the manifest; what they are divided into has their targets.
         """
-        divided: dict[str, list[ReadRequest]] = {}
+        divided: dict[str, list[Request]] = {}
         for request in requests:
             label, _, name = request.name.partition("/")
             divided.setdefault(label, []).append(request._replace(name=name))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from headrace.plans import Plan
-    from headrace_daemon.source.reader import ReadRequest
+    from headrace_daemon.source.reader import Request
 
 BILLION = 10**9
 MIB = 1 << 20
@@ -40,7 +40,7 @@ class NoReader:
 
     location = "/a/billion"
 
-    async def read(self, requests: Sequence[ReadRequest]) -> None:
+    async def read(self, requests: Sequence[Request]) -> None:
         pass
 
 

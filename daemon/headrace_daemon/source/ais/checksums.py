@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import xxhash
 
@@ -22,6 +22,33 @@ _DIGESTS: Final[Mapping[bytes, Callable[[memoryview], str]]] = {
     b"sha256": lambda data: hashlib.sha256(data).hexdigest(),
     b"sha512": lambda data: hashlib.sha512(data).hexdigest(),
 }
+
+
+class Digest(Protocol):
+    """A checksum that grows with its bytes."""
+
+    def update(self, data: memoryview | bytes, /) -> None:
+        """Take more bytes."""
+        ...
+
+    def hexdigest(self) -> str:
+        """Return the checksum of what was taken."""
+        ...
+
+
+_GROWING: Final[Mapping[bytes, Callable[[], Digest]]] = {
+    b"xxhash": xxhash.xxh64,
+    b"xxhash2": xxhash.xxh64,
+    b"md5": lambda: hashlib.md5(usedforsecurity=False),
+    b"sha256": hashlib.sha256,
+    b"sha512": hashlib.sha512,
+}
+
+
+def begin_digest(kind: bytes) -> Digest | None:
+    """Return the checksum of no bytes; None where its type is not one that can be computed here."""
+    make = _GROWING.get(kind)
+    return None if make is None else make()
 
 
 def is_intact(data: memoryview, kind: bytes, value: bytes) -> bool:

@@ -19,13 +19,17 @@ class NodeCounts:
     """Reads of one target."""
 
     num_reads: int = 0
-    """Objects that arrived."""
+    """Objects, and ranges of objects, that arrived.  A large one counts as one, however many pieces
+    it was read in."""
+
+    num_ranges: int = 0
+    """Of them, the ranges: samples of shards, or neighbours that were read together."""
 
     num_lean: int = 0
     """Of them, those that came by the lean wire."""
 
     num_bytes: int = 0
-    """Their bytes."""
+    """Their bytes, those between the samples of a range included."""
 
     num_faults: int = 0
     """Attempts that failed."""
@@ -51,7 +55,8 @@ class Counts:
     def note_read(self, owner: Node | None, transfer: Transfer, seconds: float) -> None:
         """Count what arrived by aiohttp; the lean wire counts its own."""
         node = self.of(owner)
-        node.num_reads += transfer.num_objects
+        node.num_reads += transfer.num_reads
+        node.num_ranges += transfer.num_ranges
         node.num_bytes += transfer.size
         node.total_s += seconds
 

@@ -44,6 +44,9 @@ class Kind(Enum):
     CORRUPT = auto()
     """The bytes do not have the checksum that they came with."""
 
+    WRONG = auto()
+    """The answer is not to what was asked: another range, say, or the whole object."""
+
     UNSUITED = auto()
     """The answer is right, as far as it goes, but not of the kind that the lean wire takes."""
 

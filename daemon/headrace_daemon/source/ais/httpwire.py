@@ -182,17 +182,16 @@ class _Get:
         transfer = self._transfer
         if answer.status not in (200, 206):
             fault = of_answer(answer.status, await start_of(answer), str(where))
-            return transfer.unsatisfiable(fault) if answer.status == 416 else fault
+            if answer.status != 416:
+                return fault
+            return transfer.unsatisfiable(fault, head_of(answer).content_range)
         refused = transfer.begin(head_of(answer), where)
         if refused is not None:
             return refused
-        target, size = transfer.request.target, transfer.size
         while chunk := await answer.content.readany():
-            end = transfer.done + len(chunk)
-            if end > size:
+            if transfer.done + len(chunk) > transfer.size:
                 return transfer.too_many(where)
-            target[transfer.done : end] = chunk
-            transfer.done = end
+            transfer.take(chunk)
         return transfer.end(where)
 
 

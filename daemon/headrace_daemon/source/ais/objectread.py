@@ -36,6 +36,9 @@ logger = logging.getLogger(__name__)
 MAX_CORRUPT: Final = 3
 """Times that an object may arrive with bytes that do not have its checksum."""
 
+MAX_WRONG: Final = 3
+"""Times that something else may be answered than was asked for."""
+
 
 class Wanted(Protocol):
     """What is asked for: an object, or what is known of it."""
@@ -127,7 +130,7 @@ class ObjectRead(Generic[_Wanted]):
             SourceError: As by `run`.
         """
         self._retry = retry = Retry(self._ways.client.deadline_s, spent_s=spent_s)
-        num_corrupt = 0
+        num_corrupt = num_wrong = 0
         # Whether a proxy has already said that the object is missing, while no target was.
         is_looked_for = False
         while True:
@@ -146,6 +149,10 @@ class ObjectRead(Generic[_Wanted]):
                             f"{self.what} arrived {num_corrupt} times with bytes that do not have "
                             f"its checksum ({fault}): restore it in the store",
                         )
+                case Kind.WRONG:
+                    num_wrong += 1
+                    if num_wrong == MAX_WRONG:
+                        raise self._final(fault)
                 case Kind.DENIED if was_direct:
                     self._ways.cluster.deny_direct(fault)
                     is_patient = False

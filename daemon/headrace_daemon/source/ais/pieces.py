@@ -1,25 +1,28 @@
-"""Pieces: the ranges of a large object, which are read side by side into their places.
+"""Pieces: the parts of a large object, or of a large range, which are read side by side.
 
 Invariant: all pieces that count are of one object.  Each answer is held against the manifest as
 that of a whole object is, and against the answers of the other pieces: checksum, version and size
-must be the same.  The checksum of the whole is compared when all are there.
+must be the same.  The checksum of a whole object is compared when all of it is there.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from ..reader import RangeRequest
 from .faults import Fault, Kind
-from .transfer import Head, Transfer
+from .ranges import RangeTransfer
+from .transfer import Transfer
 
 if TYPE_CHECKING:
     from headrace.buckets import Bucket
 
-    from ..reader import ReadRequest
+    from ..reader import Request
     from .clustermap import Node
+    from .transfer import Head
 
 LARGE_BYTES: Final = 8 << 20
-"""Objects of this size, and larger ones, are read in pieces."""
+"""Objects and ranges of this size, and larger ones, are read in pieces."""
 
 MIN_BYTES: Final = 2 << 20
 """Of a piece: some milliseconds of a connection."""
@@ -28,22 +31,40 @@ MAX_BYTES: Final = 8 << 20
 """Of a piece: what is lost at most when the store sends it again."""
 
 WIDTH: Final = 8
-"""Pieces of one object that are asked for at the same time."""
+"""Pieces of one request that are asked for at the same time."""
 
 AT_ONCE: Final = 2
-"""Objects of one reader that are read in pieces at the same time.  Further ones come as a whole:
+"""Requests of one reader that are read in pieces at the same time.  Further ones come as a whole:
 there are enough requests under way by then, and pieces would only cost (`bench_pieces`)."""
 
 
+def transfer_of(bucket: Bucket, request: Request) -> Transfer:
+    """Return the transfer of a request that is read as a whole."""
+    if isinstance(request, RangeRequest):
+        return RangeTransfer(bucket, request)
+    return Transfer(bucket, request)
+
+
+def is_large(request: Request) -> bool:
+    """Tell whether a request is to be read in pieces.
+
+    A range that is all of its object is not: it drops what lies between its places, so the
+    checksum can be held only against bytes that come in their order.
+    """
+    if request.num_bytes < LARGE_BYTES:
+        return False
+    return not (isinstance(request, RangeRequest) and request.num_bytes == request.object_bytes)
+
+
 class Pieces:
-    """A large object on its way, in pieces; a context manager that gives its views back.
+    """A large object or range on its way, in pieces; a context manager that gives its views back.
 
     Args:
-        bucket: Where it is.
+        bucket: Where the object is.
         request: What to read, and where to.
     """
 
-    def __init__(self, bucket: Bucket, request: ReadRequest) -> None:
+    def __init__(self, bucket: Bucket, request: Request) -> None:
         self._bucket = bucket
         self._request = request
         # Of the object that the pieces are of; None before the first answer.
@@ -51,12 +72,15 @@ class Pieces:
         self.is_broken = False
         """Whether the answers are not those of one object, or no ranges: it is to be read as a
         whole."""
-        size = len(request.target)
-        step = max(MIN_BYTES, min(MAX_BYTES, -(-size // WIDTH)))
+        begin = request.start if isinstance(request, RangeRequest) else 0
+        end = begin + request.num_bytes
+        step = max(MIN_BYTES, min(MAX_BYTES, -(-request.num_bytes // WIDTH)))
         self.pieces = [
-            Piece(bucket, request, start, min(start + step, size), self)
-            for start in range(0, size, step)
+            Piece(bucket, request.part(start, min(start + step, end)), self)
+            for start in range(begin, end, step)
         ]
+        first = self.pieces[0]
+        first.num_reads, first.num_ranges = 1, int(isinstance(request, RangeRequest))
 
     def __enter__(self) -> Pieces:
         return self
@@ -64,7 +88,7 @@ class Pieces:
     def __exit__(self, *details: object) -> None:
         # Nothing is on its way any more; an error may keep the pieces alive for a while.
         for piece in self.pieces:
-            piece.request.target.release()
+            piece.release()
 
     def agree(self, head: Head) -> bool:
         """Return whether an answer is of the same object as those before it."""
@@ -72,44 +96,35 @@ class Pieces:
         return (head.checksum, head.version) == (known.checksum, known.version)
 
     def whole(self) -> Transfer:
-        """Return the transfer of the object as a whole, with all its bytes in place."""
-        transfer = Transfer(self._bucket, self._request)
+        """Return the transfer of the request as a whole, with all its bytes in place."""
+        transfer = transfer_of(self._bucket, self._request)
         if self._head is not None:
             transfer.take_over(self._head)
         return transfer
 
 
-class Piece(Transfer):
-    """A range of an object on its way into its place.
+class Piece(RangeTransfer):
+    """A part of a large object or range on its way into its places.
 
     Args:
         bucket: Where the object is.
-        request: Of the whole object.
-        start: Where the piece begins in it.
-        stop: Where it ends.
+        request: For the part, with views of its own.
         pieces: All of them.
     """
 
-    __slots__ = ("_pieces", "_start", "_stop", "_total")
+    __slots__ = ("_pieces", "num_ranges", "num_reads")
 
-    def __init__(
-        self, bucket: Bucket, request: ReadRequest, start: int, stop: int, pieces: Pieces
-    ) -> None:
-        super().__init__(bucket, request._replace(target=request.target[start:stop]))
-        self._start = start
-        self._stop = stop
-        self._total = len(request.target)
+    def __init__(self, bucket: Bucket, request: RangeRequest, pieces: Pieces) -> None:
+        super().__init__(bucket, request)
         self._pieces = pieces
+        self._is_whole = False  # whatever it is a part of
+        # Counted when it has arrived: of all pieces, the first stands for the request.
+        self.num_reads = self.num_ranges = 0
 
-    @property
-    def num_objects(self) -> int:
-        """Objects that are counted when it has arrived: one for all pieces."""
-        return int(not self._start)
-
-    @property
-    def range(self) -> str:
-        """The value of the header ``Range`` that asks for the rest of it."""
-        return f"bytes={self._start + self.done}-{self._stop - 1}"
+    def release(self) -> None:
+        """Give the views of the memory back."""
+        for place in self._places:
+            place.target.release()
 
     def begin(self, head: Head, where: Node | str) -> Fault | None:
         """Take note of the head of an answer; return why its body may not be taken.
@@ -117,26 +132,17 @@ class Piece(Transfer):
         Raises:
             ObjectChangedError: If it is of another object than the manifest says.
         """
-        self.compare(head, where)
-        span = (self._start + self.done, self._stop - 1, self._total)
-        if head.status != 206 or head.content_range != b"bytes %d-%d/%d" % span:
-            return self._break(f"answered another range than {self.range}", where)
+        fault = super().begin(head, where)
+        if fault is not None:
+            return self._break(fault)
         if not self._pieces.agree(head):
-            return self._break("has another object by now", where)
-        if head.length is not None and head.length != self.size - self.done:
-            return self._break(f"sends {head.length} bytes for {self.range}", where)
+            return self._break(Fault(Kind.FINAL, "has another object by now", str(where)))
         return None
 
-    def end(self, where: Node | str) -> Fault | None:
-        """Check what has arrived when an answer is over; return what is wrong with it."""
-        if self.done < self.size:
-            return Fault(Kind.NODE, f"sent {self.done} of {self.size} bytes", str(where))
-        return None
-
-    def unsatisfiable(self, fault: Fault) -> Fault:
+    def unsatisfiable(self, fault: Fault, content_range: bytes) -> Fault:
         """Return what status 416 comes to: the object has become shorter, the whole will tell."""
-        return self._break(fault.words, fault.where)
+        return self._break(fault)
 
-    def _break(self, words: str, where: Node | str) -> Fault:
+    def _break(self, fault: Fault) -> Fault:
         self._pieces.is_broken = True
-        return Fault(Kind.FINAL, words, str(where))
+        return fault._replace(kind=Kind.FINAL)

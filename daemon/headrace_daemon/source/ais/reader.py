@@ -1,12 +1,12 @@
-"""The reader: whole objects out of a bucket, straight from the targets that own them.
+"""The reader: objects out of a bucket, or ranges of them, straight from the targets that own them.
 
 One rule picks the way of a read.  Objects of ``ais://`` buckets come from their owner by the
 cluster map, in one exchange.  Those of remote buckets, of buckets with a backend, and of clusters
 whose targets do not serve clients come by way of a proxy, which redirects, in two: a target that
 does not own a remote object would fetch a second copy of it from the provider.
 
-Large objects on the store's own disks are read in pieces, side by side (`pieces.py`); one of a
-provider is not: the store fetches all of it before it sends any range.
+What is large, on the store's own disks, is read in pieces, side by side (`pieces.py`); an object of
+a provider is not: the store fetches all of it before it sends any range.
 """
 
 from __future__ import annotations
@@ -24,8 +24,7 @@ from .faults import Fault, Kind
 from .httpwire import HttpWire
 from .lean.exchanges import Round
 from .objectread import ObjectRead, Ways
-from .pieces import Pieces
-from .transfer import Transfer
+from .pieces import Pieces, transfer_of
 from .wires import Wires
 
 if TYPE_CHECKING:
@@ -33,20 +32,21 @@ if TYPE_CHECKING:
 
     from headrace.buckets import Bucket
 
-    from ..reader import ReadRequest
+    from ..reader import Request
     from .client import AisClient
     from .cluster import Cluster
     from .clustermap import Node
     from .counts import Counts
     from .lean.wire import LeanWire
+    from .transfer import Transfer
     from .wires import Choice
 
 WIDTH: Final = 8
-"""Objects of one group that are read side by side by aiohttp, or again after a fault."""
+"""Requests of one group that are read side by side by aiohttp, or again after a fault."""
 
 
 class AisReader:
-    """Reads objects of one bucket.
+    """Reads objects of one bucket, whole or ranges of them.
 
     Args:
         bucket: The bucket; its prefix does not matter.
@@ -88,8 +88,8 @@ class AisReader:
         """The bucket, without prefix: sources with different prefixes share their reads."""
         return str(self._bucket)
 
-    async def read(self, requests: Sequence[ReadRequest]) -> None:
-        """Fill the targets of all requests (see `Reader.read`)."""
+    async def read(self, requests: Sequence[Request]) -> None:
+        """Fill the targets and places of all requests (see `Reader.read`)."""
         if self._is_native is None:
             self._is_native = await is_native(self._bucket, self._client)
             self._http.stall_s = patience_s(
@@ -102,20 +102,18 @@ class AisReader:
             if self._cluster.map is None:
                 await self._cluster.current()
             owners = self._cluster.owners(self._bucket, [request.name for request in requests])
-            if any(len(request.target) >= pieces.LARGE_BYTES for request in requests):
+            if any(map(pieces.is_large, requests)):
                 await self._read_large(requests, owners or [None] * len(requests))
                 return
         await self._read_whole(requests, owners)
 
-    async def _read_large(
-        self, requests: Sequence[ReadRequest], owners: Sequence[Node | None]
-    ) -> None:
-        """Read large objects in pieces, and the others beside them."""
-        rest: list[tuple[ReadRequest, Node | None]] = []
+    async def _read_large(self, requests: Sequence[Request], owners: Sequence[Node | None]) -> None:
+        """Read what is large in pieces, and the rest beside it."""
+        rest: list[tuple[Request, Node | None]] = []
         jobs: list[Coroutine[None, None, None]] = []
         for request, owner in zip(requests, owners, strict=True):
-            is_large = len(request.target) >= pieces.LARGE_BYTES
-            if is_large and self._num_in_pieces + len(jobs) < pieces.AT_ONCE:
+            has_place = self._num_in_pieces + len(jobs) < pieces.AT_ONCE
+            if has_place and pieces.is_large(request):
                 jobs.append(self._read_in_pieces(request, owner))
             else:
                 rest.append((request, owner))
@@ -124,7 +122,7 @@ class AisReader:
             jobs.append(self._read_whole([request for request, _ in rest], nodes or None))
         await run_together(jobs, name="read objects")
 
-    async def _read_in_pieces(self, request: ReadRequest, owner: Node | None) -> None:
+    async def _read_in_pieces(self, request: Request, owner: Node | None) -> None:
         self._num_in_pieces += 1
         try:
             await self._read_pieces(request, owner)
@@ -133,7 +131,7 @@ class AisReader:
         finally:
             self._num_in_pieces -= 1
 
-    async def _read_pieces(self, request: ReadRequest, owner: Node | None) -> None:
+    async def _read_pieces(self, request: Request, owner: Node | None) -> None:
         started = time.perf_counter()
         with Pieces(self._bucket, request) as parts:
             left = iter(parts.pieces)
@@ -149,7 +147,7 @@ class AisReader:
             except SourceError as error:
                 if not parts.is_broken:
                     raise
-                whole = Transfer(self._bucket, request)
+                whole: Transfer = transfer_of(self._bucket, request)
                 fault = Fault(Kind.BUSY, f"sent no ranges of one object: {error}", str(owner))
             else:
                 whole = parts.whole()
@@ -158,9 +156,7 @@ class AisReader:
             read = ObjectRead(self._ways, whole, owner)
             await read.run_on(fault, time.perf_counter() - started)
 
-    async def _read_whole(
-        self, requests: Sequence[ReadRequest], owners: Sequence[Node] | None
-    ) -> None:
+    async def _read_whole(self, requests: Sequence[Request], owners: Sequence[Node] | None) -> None:
         if owners is not None and self._wires.are_lean(owners):
             await self._read_lean(requests, owners)
             return
@@ -171,19 +167,19 @@ class AisReader:
             width = min(len(requests), WIDTH)
             await run_together((self._drain(pairs) for _ in range(width)), name="read objects")
 
-    async def _drain(self, pairs: Iterator[tuple[ReadRequest, Node | None]]) -> None:
+    async def _drain(self, pairs: Iterator[tuple[Request, Node | None]]) -> None:
         for request, owner in pairs:
             try:
-                await ObjectRead(self._ways, Transfer(self._bucket, request), owner).run()
+                await ObjectRead(self._ways, transfer_of(self._bucket, request), owner).run()
             except ObjectError as error:
                 leave_out(request, error)
 
-    async def _read_lean(self, requests: Sequence[ReadRequest], owners: Sequence[Node]) -> None:
+    async def _read_lean(self, requests: Sequence[Request], owners: Sequence[Node]) -> None:
         """Ask for everything at once, and go on with what does not come at the first attempt."""
         bucket, wires = self._bucket, self._wires
         round_ = Round(len(requests))
         exchanges = [
-            wires.exchange(Transfer(bucket, request), owner, round_)
+            wires.exchange(transfer_of(bucket, request), owner, round_)
             for request, owner in zip(requests, owners, strict=True)
         ]
         try:

@@ -205,6 +205,7 @@ class AisStore:
             "targets": {
                 name: {
                     "reads": counts.num_reads,
+                    "ranges": counts.num_ranges,
                     "bytes": counts.num_bytes,
                     "faults": counts.num_faults,
                     "mean_ms": round(1000 * counts.total_s / max(1, counts.num_reads), 3),

@@ -1,9 +1,9 @@
 """The transfer of one object: what has arrived of it, and whether an answer continues it.
 
 Knows no connection, no clock and no loop: whoever has the connection tells it the head of each
-answer, lets the bytes into `rest`, and asks at the end whether they are right.  What has arrived
-is kept when a connection breaks; more is taken only from an object with the same checksum and
-version.
+answer, lets the bytes into `rest` or hands them over, and asks at the end whether they are right.
+What has arrived is kept when a connection breaks; more is taken only from an object with the same
+checksum and version.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .faults import Fault, Kind
 if TYPE_CHECKING:
     from headrace.buckets import Bucket
 
-    from ..reader import ReadRequest
+    from ..reader import ReadRequest, Request
     from .clustermap import Node
 
 
@@ -42,27 +42,34 @@ class Transfer:
         request: What to read, and where to.
     """
 
-    __slots__ = ("_bucket", "_checksum_type", "_stamp", "done", "request", "size")
+    __slots__ = ("_bucket", "_checksum_type", "_stamp", "_target", "done", "request", "size")
+
+    num_reads = 1
+    """Reads that are counted when it has arrived."""
+
+    num_ranges = 0
+    """Of them, those of ranges."""
 
     def __init__(self, bucket: Bucket, request: ReadRequest) -> None:
         self._bucket = bucket
-        self.request = request
+        self._target = request.target
+        self.request: Request = request
         self.size = len(request.target)
         self.done = 0
-        """Bytes in place."""
+        """Bytes that have arrived."""
         # Checksum and version of the object that the bytes in place are of.
         self._stamp = (b"", b"")
         self._checksum_type = b""
 
     @property
-    def num_objects(self) -> int:
-        """Objects that are counted when it has arrived."""
-        return 1
-
-    @property
     def what(self) -> str:
         """The object, for messages."""
         return f"object {self._bucket.address(self.request.name)}"
+
+    @property
+    def subject(self) -> str:
+        """What a clause about the object begins with."""
+        return self.what
 
     @property
     def name(self) -> str:
@@ -72,7 +79,8 @@ class Transfer:
     def explain_missing(self, fault: Fault) -> str:
         """Say in words that there is no such object, and what to do."""
         return (
-            f"{self.what} is in the manifest but not in the store any more ({fault}): {LIST_ANEW}"
+            f"{self.subject} is in the manifest but not in the store any more ({fault}): "
+            f"{LIST_ANEW}"
         )
 
     @property
@@ -80,10 +88,28 @@ class Transfer:
         """The value of the header ``Range`` that asks for the rest; empty for the whole."""
         return f"bytes={self.done}-" if self.done else ""
 
+    # ---- bytes -----------------------------------------------------------------------------------
+
     @property
-    def rest(self) -> memoryview:
-        """The memory that the next bytes belong into."""
-        return self.request.target[self.done :]
+    def rest(self) -> memoryview | None:
+        """The memory to receive the next bytes into, for `advance`; None to `take` them instead."""
+        return self._target[self.done :]
+
+    def advance(self, num_bytes: int) -> None:
+        """Take note of bytes that were received into `rest`."""
+        self.done += num_bytes
+
+    def take(self, data: memoryview | bytes) -> None:
+        """Copy the next bytes to where they belong; not more than are missing."""
+        done = self.done
+        self.done = end = done + len(data)
+        self._target[done:end] = data
+
+    def forget(self) -> None:
+        """Begin again: what has arrived does not count."""
+        self.done = 0
+
+    # ---- answers ---------------------------------------------------------------------------------
 
     def begin(self, head: Head, where: Node | str) -> Fault | None:
         """Take note of the head of an answer; return why its body may not be taken.
@@ -98,7 +124,7 @@ class Transfer:
             or stamp != self._stamp
             or head.content_range != b"bytes %d-%d/%d" % (done, size - 1, size)
         ):
-            self.done = 0
+            self.forget()
             return Fault(Kind.BUSY, "has another object by now", str(where))
         self._stamp = stamp
         self._checksum_type = head.checksum_type
@@ -133,7 +159,7 @@ class Transfer:
 
     def too_many(self, where: Node | str) -> Fault:
         """Forget what has arrived, since more came than there may be; return that as a fault."""
-        self.done = 0
+        self.forget()
         return Fault(Kind.NODE, f"sent more than {self.size} bytes", str(where))
 
     def end(self, where: Node | str) -> Fault | None:
@@ -141,22 +167,33 @@ class Transfer:
         if self.done < self.size:
             return Fault(Kind.NODE, f"sent {self.done} of {self.size} bytes", str(where))
         checksum = self._stamp[0]
-        if not is_intact(self.request.target, self._checksum_type, checksum):
-            self.done = 0
-            words = f"sent bytes without the checksum {_text(checksum)}"
-            return Fault(Kind.CORRUPT, words, str(where))
+        if not is_intact(self._target, self._checksum_type, checksum):
+            return self._corrupt(where)
         return None
 
-    def unsatisfiable(self, fault: Fault) -> Fault:
-        """Return what status 416 comes to: the object has become shorter, the whole will tell."""
-        self.done = 0
+    def unsatisfiable(self, fault: Fault, content_range: bytes) -> Fault:
+        """Return what status 416 comes to: the object has become shorter, the whole will tell.
+
+        Args:
+            fault: The answer.
+            content_range: The header of it, which may say how long the object is.
+
+        Raises:
+            ObjectChangedError: If it says that it is another object than that of the manifest.
+        """
+        self.forget()
         return fault._replace(kind=Kind.BUSY)
+
+    def _corrupt(self, where: Node | str) -> Fault:
+        self.forget()
+        words = f"sent bytes without the checksum {_text(self._stamp[0])}"
+        return Fault(Kind.CORRUPT, words, str(where))
 
     def _changed(self, is_new: str, was: str, where: Node | str) -> ObjectChangedError:
         return ObjectChangedError(
             self.what,
-            f"{self.what} {is_new} at {where}, the manifest says {was}: it was changed after the "
-            f"listing; {LIST_ANEW}",
+            f"{self.subject} {is_new} at {where}, the manifest says {was}: it was changed after "
+            f"the listing; {LIST_ANEW}",
         )
 
 

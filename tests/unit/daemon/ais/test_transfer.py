@@ -12,6 +12,7 @@ from headrace_daemon.errors import ObjectChangedError
 from headrace_daemon.source.ais.faults import Fault, Kind
 from headrace_daemon.source.ais.transfer import Head, Transfer
 from headrace_daemon.source.reader import ReadRequest
+from tests.support.reading_ais import target_of
 
 BODY: Final = b"0123456789"
 SUM: Final = xxhash.xxh64_hexdigest(BODY).encode()
@@ -27,8 +28,7 @@ def transfer(checksum: bytes = b"", version: bytes = b"", size: int = 10) -> Tra
 def broken_at_4() -> Transfer:
     found = transfer()
     assert found.begin(WHOLE, "t") is None
-    found.rest[:4] = BODY[:4]
-    found.done = 4
+    found.take(BODY[:4])
     return found
 
 
@@ -36,20 +36,21 @@ def test_a_whole_object_is_taken() -> None:
     found = transfer(SUM, b"7")
     assert found.range == ""
     assert found.begin(WHOLE, "t") is None
-    found.rest[:] = BODY
-    found.done = 10
+    found.take(BODY)
     assert found.end("t") is None
-    assert bytes(found.request.target) == BODY
+    assert bytes(target_of(found.request)) == BODY
 
 
 def test_the_rest_is_asked_for_and_taken() -> None:
     found = broken_at_4()
     assert found.range == "bytes=4-"
     assert found.begin(REST, "t") is None
-    found.rest[:] = BODY[4:]
-    found.done = 10
+    rest = found.rest
+    assert rest is not None
+    rest[:] = BODY[4:]
+    found.advance(6)
     assert found.end("t") is None
-    assert bytes(found.request.target) == BODY
+    assert bytes(target_of(found.request)) == BODY
 
 
 @pytest.mark.parametrize(
@@ -77,8 +78,7 @@ def test_short_and_damaged_bytes_are_faults() -> None:
     fault = found.end("t")
     assert fault == Fault(Kind.NODE, "sent 4 of 10 bytes", "t")
     assert found.done == 4, "and what has arrived is kept"
-    found.rest[:] = b"XXXXXX"
-    found.done = 10
+    found.take(b"XXXXXX")
     fault = found.end("t")
     assert fault is not None
     assert fault.kind is Kind.CORRUPT
@@ -93,7 +93,7 @@ def test_more_bytes_than_there_may_be_are_a_fault() -> None:
 
 def test_an_object_that_is_shorter_by_now_is_asked_for_as_a_whole() -> None:
     found = broken_at_4()
-    fault = found.unsatisfiable(Fault(Kind.FINAL, "answered 416", "t"))
+    fault = found.unsatisfiable(Fault(Kind.FINAL, "answered 416", "t"), b"")
     assert fault.kind is Kind.BUSY
     assert found.done == 0
 

@@ -21,6 +21,7 @@ from headrace_daemon.source.ais.wires import Wires
 from headrace_daemon.source.reader import ReadRequest
 from tests.support.loops import run
 from tests.support.raw_target import Link, answer, raw_target
+from tests.support.reading_ais import target_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -77,7 +78,7 @@ def test_plain_answers_take_the_lean_wire(
         async with raw_target(script) as target, open_wires(choice) as (wires, counts):
             found = transfer()
             assert await wires.from_target(found, target.node) is None
-            assert bytes(found.request.target) == BODY
+            assert bytes(target_of(found.request)) == BODY
             assert num_reads(counts) == reads
 
     run(main())

@@ -2,7 +2,8 @@
 
 Answers are received into one scratch buffer that all connections share, and what they hold of a
 body is copied into its place; the rest of a body that is not complete by then is received straight
-into its place.  Nothing is written there once the connection has been ended by `end`.
+into its place, or into the scratch again where it has none, as in the gaps of a range.  Nothing is
+written into places once the connection has been ended by `end`.
 """
 
 from __future__ import annotations
@@ -77,13 +78,14 @@ class Connection(asyncio.BufferedProtocol):
         self._part = _Part.HEAD
         # The beginning of a head whose end has not arrived.
         self._begun = b""
-        # Where the next bytes of an object go; None while they are received into the scratch.
+        # Where the next bytes of an object go; None while what comes is received into the scratch.
         self._place: memoryview | None = None
         # Of an answer without an object: bytes to come, those that have, and what it comes to if
         # that is known already.
         self._words_left = 0
         self._words = bytearray()
         self._status = 0
+        self._content_range = b""
         self._outcome: Outcome | None = None
         self._num_informative = 0
         # Whether the connection stays open behind the answer under way.
@@ -147,9 +149,9 @@ class Connection(asyncio.BufferedProtocol):
         self._heard_s = time.perf_counter()
         if self._place is not None:
             transfer = self._sent[0].transfer
-            transfer.done += nbytes
+            transfer.advance(nbytes)
             if transfer.done < transfer.size:
-                self._place = self._place[nbytes:]
+                self._place = self._place[nbytes:] or transfer.rest
                 return
             self._place = None
             self._over(transfer.end(self._lane.owner))
@@ -193,10 +195,8 @@ class Connection(asyncio.BufferedProtocol):
                 at = behind
             elif self._part is _Part.OBJECT:
                 transfer = self._sent[0].transfer
-                done = transfer.done
-                behind = min(end, at + transfer.size - done)
-                transfer.done = done + behind - at
-                transfer.request.target[done : transfer.done] = view[at:behind]
+                behind = min(end, at + transfer.size - transfer.done)
+                transfer.take(view[at:behind])
                 at = behind
                 if transfer.done < transfer.size:
                     self._place = transfer.rest
@@ -232,6 +232,7 @@ class Connection(asyncio.BufferedProtocol):
         self._num_informative = 0
         self._goes_on = self._heads.goes_on
         self._status, self._outcome = status, None
+        self._content_range = head.content_range
         length = 0 if status in (204, 304) else head.length
         if length is None:
             words = f"answered {status} without saying how long its answer is"
@@ -263,7 +264,10 @@ class Connection(asyncio.BufferedProtocol):
         if outcome is None:
             outcome = of_answer(self._status, bytes(self._words), str(self._lane.owner))
             if self._status == 416:
-                outcome = self._sent[0].transfer.unsatisfiable(outcome)
+                try:
+                    outcome = self._sent[0].transfer.unsatisfiable(outcome, self._content_range)
+                except SourceError as error:
+                    outcome = error
         self._words.clear()
         self._over(outcome)
 

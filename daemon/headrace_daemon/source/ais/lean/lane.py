@@ -138,10 +138,11 @@ class Lane:
             connection.send(exchanges, "".join(texts).encode("ascii"))
 
     def note_read(self, exchange: Exchange, now_s: float) -> None:
-        """Count an object that arrived."""
+        """Count an object, or a range of one, that arrived."""
         counts, transfer = self._counts, exchange.transfer
-        counts.num_reads += transfer.num_objects
-        counts.num_lean += transfer.num_objects
+        counts.num_reads += transfer.num_reads
+        counts.num_ranges += transfer.num_ranges
+        counts.num_lean += transfer.num_reads
         counts.num_bytes += transfer.size
         counts.total_s += now_s - exchange.started_s
 

@@ -23,6 +23,7 @@ from headrace_daemon.source.ais.transfer import Transfer
 from headrace_daemon.source.reader import ReadRequest
 from tests.support.loops import run
 from tests.support.raw_target import answer
+from tests.support.reading_ais import target_of
 
 if TYPE_CHECKING:
     import asyncio
@@ -427,7 +428,7 @@ def test_nothing_is_written_once_it_has_ended() -> None:
             assert [bytes(target) for target in talk.targets] == before
             talk.lost()
             for exchange in talk.exchanges:
-                exchange.transfer.request.target.release()
+                target_of(exchange.transfer.request).release()
             for target in talk.targets:
                 target.append(0)  # BufferError while anybody has a view of it
 

@@ -22,6 +22,7 @@ from headrace_daemon.source.ais.transfer import Transfer
 from headrace_daemon.source.reader import ReadRequest
 from tests.support.loops import LOOPS, run, turns, until
 from tests.support.raw_target import Link, answer, raw_target
+from tests.support.reading_ais import target_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -58,7 +59,7 @@ class Asked:
         """Take everything back, and use the memory for something else."""
         self.wire.withdraw(self.exchanges)
         for exchange in self.exchanges:
-            exchange.transfer.request.target.release()
+            target_of(exchange.transfer.request).release()
         for target in self.targets.values():
             target[:] = bytes(len(target))
             target.append(0)  # BufferError while anybody has a view of it
