@@ -65,8 +65,8 @@ class Pieces:
     """
 
     def __init__(self, bucket: Bucket, request: Request) -> None:
-        self._bucket = bucket
-        self._request = request
+        self.asked = transfer_of(bucket, request)
+        """What is to be read, as a whole."""
         # Of the object that the pieces are of; None before the first answer.
         self._head: Head | None = None
         self.is_broken = False
@@ -96,11 +96,10 @@ class Pieces:
         return (head.checksum, head.version) == (known.checksum, known.version)
 
     def whole(self) -> Transfer:
-        """Return the transfer of the request as a whole, with all its bytes in place."""
-        transfer = transfer_of(self._bucket, self._request)
+        """Return what was asked for, with all its bytes in place."""
         if self._head is not None:
-            transfer.take_over(self._head)
-        return transfer
+            self.asked.take_over(self._head)
+        return self.asked
 
 
 class Piece(RangeTransfer):
@@ -120,6 +119,16 @@ class Piece(RangeTransfer):
         self._is_whole = False  # whatever it is a part of
         # Counted when it has arrived: of all pieces, the first stands for the request.
         self.num_reads = self.num_ranges = 0
+
+    @property
+    def what(self) -> str:
+        """What it is a part of, for messages: nobody knows of pieces."""
+        return self._pieces.asked.what
+
+    @property
+    def subject(self) -> str:
+        """What a clause about the object begins with."""
+        return self._pieces.asked.subject
 
     def release(self) -> None:
         """Give the views of the memory back."""

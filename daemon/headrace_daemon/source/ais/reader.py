@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from .clustermap import Node
     from .counts import Counts
     from .lean.wire import LeanWire
-    from .transfer import Transfer
     from .wires import Choice
 
 WIDTH: Final = 8
@@ -147,7 +146,7 @@ class AisReader:
             except SourceError as error:
                 if not parts.is_broken:
                     raise
-                whole: Transfer = transfer_of(self._bucket, request)
+                whole = parts.asked
                 fault = Fault(Kind.BUSY, f"sent no ranges of one object: {error}", str(owner))
             else:
                 whole = parts.whole()
