@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
+import random
 from typing import TYPE_CHECKING, Final, cast
 
 import pytest
+import xxhash
+from hypothesis import given
+from hypothesis import strategies as st
 
 from headrace.buckets import Bucket
 from headrace_daemon.errors import ObjectChangedError
+from headrace_daemon.source.ais import ranges
 from headrace_daemon.source.ais.clustermap import Node
 from headrace_daemon.source.ais.faults import Fault, Kind
 from headrace_daemon.source.ais.lean.connection import (
@@ -19,11 +25,13 @@ from headrace_daemon.source.ais.lean.connection import (
 )
 from headrace_daemon.source.ais.lean.exchanges import Exchange, Round
 from headrace_daemon.source.ais.lean.heads import MAX_HEAD_BYTES, Heads
+from headrace_daemon.source.ais.ranges import RangeTransfer
 from headrace_daemon.source.ais.transfer import Transfer
-from headrace_daemon.source.reader import ReadRequest
+from headrace_daemon.source.reader import RangeRequest, ReadRequest
 from tests.support.loops import run
 from tests.support.raw_target import answer
 from tests.support.reading_ais import target_of
+from tests.support.spans import Span, spans
 
 if TYPE_CHECKING:
     import asyncio
@@ -87,18 +95,22 @@ class FakeLane:
 class Talk:
     """A connection, the requests sent on it, and what comes of them."""
 
-    def __init__(self, *bodies: bytes, checksum: bytes = b"") -> None:
+    def __init__(self, *bodies: bytes, checksum: bytes = b"", spans: Sequence[Span] = ()) -> None:
         self.bodies = bodies
+        self.spans = spans
         self.lane = FakeLane()
         self.transport = FakeTransport()
         self.connection = Connection(cast("Lane", self.lane), Scratch(), Heads())
-        self.round = Round(len(bodies))
+        self.round = Round(len(bodies) + len(spans))
         self.targets = [bytearray(b"\xee" * (len(body) + 2)) for body in bodies]
         self.exchanges = []
         for number, target in enumerate(self.targets):
             request = ReadRequest(str(number), memoryview(target)[1:-1], checksum)
             transfer = Transfer(BUCKET, request)
             self.exchanges.append(Exchange(transfer, f"/{number}", NODE, self.round))
+        for span in spans:  # behind the others
+            ranged = RangeTransfer(BUCKET, span.request("r"))
+            self.exchanges.append(Exchange(ranged, "/r", NODE, self.round))
         self.connection.connection_made(cast("asyncio.BaseTransport", self.transport))
         self.connection.send(self.exchanges, b"requests")
 
@@ -123,11 +135,13 @@ class Talk:
 
     def check(self) -> None:
         """Everything has arrived, and nothing was written beside it."""
-        assert self.lane.num_read == len(self.bodies)
+        assert self.lane.num_read == len(self.bodies) + len(self.spans)
         assert self.round.is_over
         assert not self.round.has_failed
         for target, body in zip(self.targets, self.bodies, strict=True):
             assert target == b"\xee" + body + b"\xee"
+        for span in self.spans:
+            span.check()
         assert not self.connection.is_ended
         assert len(self.connection) == self.connection.due_bytes == 0
 
@@ -135,6 +149,16 @@ class Talk:
         failure = await self.round.next_failure()
         assert failure is not None
         return failure[1]
+
+
+def range_answer(span: Span) -> bytes:
+    """Return the answer with a range: the checksum with it is that of the whole object."""
+    return answer(
+        span.body,
+        status="206 Partial Content",
+        checksum=xxhash.xxh64_hexdigest(span.content),
+        more=f"Content-Range: bytes {span.asked}/{len(span.content)}\r\n",
+    )
 
 
 BODIES: Final = (b"first", b"", b"\r\n\r\nHTTP/1.1 404 Not Found\r\n\r\n", b"last")
@@ -431,5 +455,111 @@ def test_nothing_is_written_once_it_has_ended() -> None:
                 target_of(exchange.transfer.request).release()
             for target in talk.targets:
                 target.append(0)  # BufferError while anybody has a view of it
+
+    run(main())
+
+
+# ---- ranges --------------------------------------------------------------------------------------
+
+CONTENT: Final = random.Random(5).randbytes(400)
+
+
+@given(
+    st.lists(spans(CONTENT), min_size=1, max_size=3),
+    st.lists(st.integers(1, 700), min_size=1, max_size=12),
+    st.sampled_from([0, 16, ranges.DIRECT_BYTES]),
+)
+def test_ranges_may_be_cut_anywhere(
+    asked: list[Span], portions: list[int], direct_bytes: int
+) -> None:
+    async def main() -> None:
+        talk = Talk(b"a body", spans=asked)
+        for span in asked:
+            span.memory[:] = b"\xee" * len(span.memory)
+        data = answer(b"a body") + b"".join(map(range_answer, asked))
+        sizes = itertools.cycle(portions)
+        while data:
+            size = next(sizes)
+            talk.hear(data[:size])
+            data = data[size:]
+        talk.check()
+        talk.connection.end()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ranges, "DIRECT_BYTES", direct_bytes)
+        run(main())
+
+
+def test_a_large_range_is_received_in_its_places_and_its_gaps_are_not_kept() -> None:
+    async def main() -> None:
+        content = random.Random(6).randbytes(1_000_000)
+        parts = [(300_000, 500_000), (500_000, 500_100), (700_000, 800_000)]
+        span = Span.of(content, 1_000, 999_000, parts)
+        talk = Talk(spans=[span])
+        data = range_answer(span)
+        begin = len(data) - len(span.body) - span.start  # of the object in what is sent
+        talk.hear(data[: begin + 300_010])
+        place = talk.connection.get_buffer(-1)
+        assert place.obj is span.memory
+        assert len(place) == 200_000 - 10
+        talk.hear(data[begin + 300_010 : begin + 500_000])
+        assert talk.connection.get_buffer(-1).obj is not span.memory, "small: with what follows it"
+        talk.hear(data[begin + 500_000 : begin + 600_000])
+        place = talk.connection.get_buffer(-1)
+        assert place.obj is not span.memory, "a gap"
+        assert len(place) == SCRATCH_BYTES
+        talk.hear(data[begin + 600_000 :], at_once=SCRATCH_BYTES)
+        talk.check()
+        talk.connection.end()
+
+    run(main())
+
+
+def test_nothing_is_written_into_places_once_it_has_ended() -> None:
+    async def main() -> None:
+        span = Span.of(CONTENT, 0, 400, [(10, 100), (200, 390)])
+        data = answer(CONTENT)
+        for at in range(len(data)):
+            span.memory[:] = b"\xee" * len(span.memory)
+            talk = Talk(spans=[span])
+            talk.hear(data[:at], at_once=50)
+            talk.connection.end()
+            before = bytes(span.memory)
+            place = talk.connection.get_buffer(-1)
+            assert place.obj is not span.memory
+            place[:100] = b"z" * 100
+            talk.connection.buffer_updated(100)
+            assert span.memory == before
+            request = talk.exchanges[0].transfer.request
+            assert isinstance(request, RangeRequest)
+            for piece in request.places:
+                piece.target.release()
+            talk.lost()
+            span.memory.append(0)  # BufferError while anybody has a view of it
+            span.memory.pop()
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("told", "is_changed"),
+    [(b"Content-Range: bytes */11\r\n", True), (b"", False)],
+)
+def test_no_such_range_is_an_answer_like_any_other(told: bytes, is_changed: bool) -> None:
+    async def main() -> None:
+        span = Span.of(CONTENT, 20, 30)
+        talk = Talk(b"a", spans=[span, Span.of(CONTENT, 0, 10)])
+        refused = b"HTTP/1.1 416 No\r\n" + told + b"Content-Length: 2\r\n\r\n{}"
+        talk.hear(answer(b"a") + refused + range_answer(talk.spans[1]))
+        outcome = await talk.failure()
+        if is_changed:
+            assert isinstance(outcome, ObjectChangedError)
+            assert "bytes 20-29 of object ais://b/r: it has 11 bytes" in str(outcome)
+        else:
+            assert isinstance(outcome, Fault)
+            assert outcome.kind is Kind.WRONG
+        assert span.is_untouched()
+        talk.spans[1].check()
+        talk.connection.end()
 
     run(main())
