@@ -9,11 +9,12 @@ import pytest
 
 from headrace_daemon.errors import ObjectMissingError
 from headrace_daemon.fetch.fetcher import GROUP_BYTES, GROUP_REQUESTS, Fetcher
-from headrace_daemon.source.reader import ReadRequest
+from headrace_daemon.source.reader import Place, RangeRequest, ReadRequest
 from tests.support.loops import run, turns, until
 from tests.support.reading import GatedReader, value_of
 
 if TYPE_CHECKING:
+    from headrace_daemon.source.reader import Request
     from tests.support.loops import Loop
 
 
@@ -60,6 +61,26 @@ def test_a_group_is_full_when_its_bytes_are(loop: Loop) -> None:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(Fetcher(4).fetch(reader, wanted))
             await until(lambda: len(reader.reads) == 3)
+            reader.finish_all()
+        assert [len(read.names) for read in reader.reads] == [2, 2, 1]
+
+    run(main(), loop)
+
+
+def test_the_bytes_of_a_range_count_with_those_that_are_dropped(loop: Loop) -> None:
+    async def main() -> None:
+        reader, half = GatedReader(), GROUP_BYTES // 2
+        wanted: list[Request] = [
+            RangeRequest(
+                "s", start, start + half, 8 * half, [Place(start, memoryview(bytearray(1)))]
+            )
+            for start in range(0, 5 * half, half)
+        ]
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(Fetcher(4).fetch(reader, wanted))
+            await until(lambda: len(reader.reads) == 3)
+            for read in reader.reads:
+                read.requests = []  # of megabytes of content
             reader.finish_all()
         assert [len(read.names) for read in reader.reads] == [2, 2, 1]
 

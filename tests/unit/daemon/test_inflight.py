@@ -9,13 +9,14 @@ import pytest
 
 from headrace_daemon.errors import ObjectMissingError, SourceError
 from headrace_daemon.fetch.fetcher import Fetcher
-from headrace_daemon.source.reader import ReadRequest
+from headrace_daemon.source.reader import Place, RangeRequest, ReadRequest
 from tests.support.loops import run, turns, until
 from tests.support.reading import GatedReader, value_of
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
+    from headrace_daemon.source.reader import Request
     from tests.support.loops import Loop
 
 SIZE = 8
@@ -29,6 +30,33 @@ class Shared(GatedReader):
 
 def requests(*names: str, version: bytes = b"") -> list[ReadRequest]:
     return [ReadRequest(name, memoryview(bytearray(SIZE)), version=version) for name in names]
+
+
+def ranges(*spans: tuple[int, int], name: str = "a", dropped: int = 0) -> list[Request]:
+    """Return requests for ranges of an object of 64 bytes, with two places in each."""
+    return [
+        RangeRequest(
+            name,
+            start,
+            stop,
+            64,
+            [
+                Place(start, memoryview(bytearray(2))),
+                Place(start + 2 + dropped, memoryview(bytearray(stop - start - 2 - dropped))),
+            ],
+        )
+        for start, stop in spans
+    ]
+
+
+def is_filled(wanted: list[Request]) -> bool:
+    content = value_of("a", 64)
+    return all(
+        bytes(place.target) == content[place.start : place.start + len(place.target)]
+        for request in wanted
+        if isinstance(request, RangeRequest)
+        for place in request.places
+    )
 
 
 def is_right(wanted: list[ReadRequest]) -> bool:
@@ -106,6 +134,46 @@ def test_what_is_not_the_same_is_not_shared(loop: Loop, what: str) -> None:
             reader.finish_all()
             other.finish_all()
         assert fetcher.inflight.num_shared == 0
+
+    run(main(), loop)
+
+
+def test_ranges_are_shared_where_the_same_of_them_is_kept(loop: Loop) -> None:
+    async def main() -> None:
+        reader, fetcher = Shared(), Fetcher(8)
+        first = ranges((0, 20), (20, 40))
+        second = ranges((20, 40), (20, 41))
+        third = [*ranges((0, 20), (20, 40), dropped=3), *ranges((0, 20))]
+        async with asyncio.TaskGroup() as tasks:
+            for wanted in (first, second, third):
+                tasks.create_task(fetcher.fetch(reader, wanted))
+            await turns(5)
+            asked = [len(read.requests) for read in reader.reads]
+            assert asked == [2, 1, 2], "one of the second and one of the third follow"
+            reader.finish_all()
+        assert is_filled([*first, *second, *third])
+        assert fetcher.inflight.num_shared == 2
+
+    run(main(), loop)
+
+
+def test_ranges_of_other_objects_are_not_shared(loop: Loop) -> None:
+    async def main() -> None:
+        reader, fetcher = Shared(), Fetcher(8)
+        (one,) = ranges((0, 20))
+        assert isinstance(one, RangeRequest)
+        others: list[Request] = [
+            one._replace(object_bytes=65),
+            one._replace(checksum=b"1"),
+            one._replace(version=b"1"),
+            one._replace(name="b"),
+            ReadRequest("a", memoryview(bytearray(64))),
+        ]
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(fetcher.fetch(reader, [one, *others]))
+            await turns(5)
+            assert [len(read.requests) for read in reader.reads] == [6]
+            reader.finish_all()
 
     run(main(), loop)
 
