@@ -15,6 +15,7 @@ from headrace_daemon.errors import ObjectChangedError, ObjectMissingError
 from headrace_daemon.source.ais import pieces
 from headrace_daemon.source.ais.lean import lane
 from headrace_daemon.source.reader import ReadRequest
+from tests.support.hardships import WAYS
 from tests.support.loops import LOOPS, run, turns, until
 from tests.support.reading_ais import bucket, listed, open_store, values, wanted
 from tests.support.sources import selected
@@ -40,11 +41,6 @@ if TYPE_CHECKING:
 PIECE: Final = 10_000
 LARGE: Final = 10 * PIECE - 7
 OBJECTS: Final = {"large": os.urandom(LARGE), "small": os.urandom(PIECE - 1), "é +%": b"1" * PIECE}
-WAYS: Final[dict[str, dict[str, str]]] = {
-    "lean": {},
-    "aiohttp": {"reader": "aiohttp"},
-    "proxy": {"direct": "off"},
-}
 
 
 @pytest.fixture(autouse=True)

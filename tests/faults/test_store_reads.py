@@ -23,14 +23,12 @@ from headrace_daemon.errors import (
 )
 from headrace_daemon.source.ais.objectread import MAX_CORRUPT
 from headrace_daemon.source.ais.reader import WIDTH
+from tests.support.hardships import PASSING, WAYS
 from tests.support.loops import LOOPS, run, until
 from tests.support.reading_ais import bucket, listed, open_store, values, wanted
 from tests.support.sources import selected
 from tests.support.standin import (
-    BUSY,
-    DIRECT_DENIED,
     TOO_MANY_REQUESTS,
-    UNAVAILABLE,
     Change,
     Corrupt,
     Crash,
@@ -61,14 +59,6 @@ OBJECTS: Final = {name: os.urandom(SIZE) for name in NAMES} | {"empty": b"", "é
 ONE: Final = NAMES[7]
 SEED: Final = 2
 """Of the requests that meet a fault: some of the first ones at any rate used here."""
-
-
-WAYS: Final[dict[str, dict[str, str]]] = {
-    "lean": {},
-    "aiohttp": {"reader": "aiohttp"},
-    "proxy": {"direct": "off"},
-}
-"""How objects come, and the settings that make them come that way."""
 
 
 class Ais(StandIn):
@@ -147,44 +137,13 @@ def test_by_way_of_a_proxy_it_takes_two(ais: Ais, loop: Loop) -> None:
 
 # ---- what passes ---------------------------------------------------------------------------------
 
-_PASSING: Final[dict[str, Effect]] = {
-    "slow": Slow(2_000_000.0),
-    "late": Delay(0.05),
-    "no answer": Delay(None),
-    "stall at the first byte": Stall("first"),
-    "stall in the middle": Stall("middle"),
-    "stall at the last byte": Stall("last"),
-    "cut at the first byte": Cut("first"),
-    "cut in the middle": Cut("middle"),
-    "cut at the last byte": Cut("last"),
-    "reset before the answer": Reset(),
-    "reset at the first byte": Reset("first"),
-    "reset in the middle": Reset("middle"),
-    "reset at the last byte": Reset("last"),
-    "closed without an answer": Hangup(),
-    "429": TOO_MANY_REQUESTS,
-    "500": Status(500),
-    "502": Status(502),
-    "503": Status(503),
-    "503 without a body": UNAVAILABLE,
-    "504": Status(504),
-    "409": BUSY,
-    "404 once": Status(404, "ais://b/x does not exist", "ErrNotFound"),
-    "410 once": Status(410),
-    "a node behind it is down": Status(400, "dial tcp: connection refused", "ErrFailedTo"),
-    "direct reads denied": DIRECT_DENIED,
-    "a flipped byte at the start": Corrupt("first"),
-    "a flipped byte in the middle": Corrupt("middle"),
-    "a flipped byte at the end": Corrupt("last"),
-}
-
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("what", _PASSING)
+@pytest.mark.parametrize("what", PASSING)
 def test_a_fault_that_passes_changes_nothing(ais: Ais, what: str) -> None:
     if what == "direct reads denied" and ais.way == "proxy":
         ais.way = "lean"  # what is asked by way of a proxy is not denied
-    fault = ais.fault(_PASSING[what], target="any", path=f"b/{ONE}", times=1)
+    fault = ais.fault(PASSING[what], target="any", path=f"b/{ONE}", times=1)
     store = run(read_one(ais, stall_s=0.2))
     assert fault.fired == 1
     is_slow = what in ("slow", "late")
@@ -195,12 +154,12 @@ def test_a_fault_that_passes_changes_nothing(ais: Ais, what: str) -> None:
     assert bool(store.counts.last_fault) is not is_slow
 
 
-@pytest.mark.parametrize("what", _PASSING)
+@pytest.mark.parametrize("what", PASSING)
 @pytest.mark.parametrize("rate", [0.1, 0.5])
 def test_faults_of_many_requests_change_nothing(ais: Ais, what: str, rate: float) -> None:
     direct = True if what == "direct reads denied" else None
     fault = ais.fault(
-        _PASSING[what], target="any", path="b/*", direct=direct, times=40, rate=rate, seed=SEED
+        PASSING[what], target="any", path="b/*", direct=direct, times=40, rate=rate, seed=SEED
     )
     try:
         run(read_all(ais, stall_s=0.2))
