@@ -121,7 +121,7 @@ class HttpWire:
                 allow_redirects=False,
                 timeout=self._timeout,
             ) as answer:
-                if answer.status in (200, 206):  # a gateway that follows redirects by itself
+                if answer.status in (200, 206, 416):  # a gateway that follows redirects by itself
                     return await errand.receive(answer, where)
                 content = await told(answer)
                 if answer.status not in _REDIRECTS:
