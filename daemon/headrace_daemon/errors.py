@@ -10,7 +10,11 @@ HeadraceError
     │   ├── ObjectMissingError     it is not there (any more)
     │   ├── ObjectChangedError     it is not as it was listed
     │   ├── ObjectCorruptError     it arrives with bytes that do not have its checksum
-    │   └── ObjectUnreadableError  the system or the store refuses to read it
+    │   ├── ObjectUnreadableError  the system or the store refuses to read it
+    │   └── ShardError             a shard, an archive of samples, cannot be read
+    │       ├── ShardCorruptError      it is damaged: also an ObjectCorruptError
+    │       └── ShardRefusedError      it is not read on purpose: also an ObjectUnreadableError
+    ├── ExtraMissingError      a package that reading this needs is not installed
     ├── StoreAccessError       the store does not let us in, or not at this
     ├── StoreUnavailableError  the store did not answer, or was not complete, for too long
     └── StateFolderError       a manifest cannot be written to or read from the state folder
@@ -84,6 +88,37 @@ class ObjectUnreadableError(ObjectError):
     """The system or the store refuses to read an object of the manifest."""
 
 
+class ShardError(ObjectError):
+    """A shard cannot be read: not an archive, damaged, or with something in it that is refused.
+
+    Attributes:
+        what: Name of the shard.
+        offset: Where in the archive the trouble is, bytes (of a compressed tar: when inflated).
+        member: Name of the member that it is about, as it can be shown; empty if there is none.
+    """
+
+    def __init__(self, shard: str, message: str, *, offset: int = 0, member: str = "") -> None:
+        about = f", member {member!r}" if member else ""
+        super().__init__(shard, f"shard {shard}, byte {offset}{about}: {message}")
+        self.offset = offset
+        self.member = member
+
+
+class ShardCorruptError(ShardError, ObjectCorruptError):
+    """A shard is damaged, ends early, or is no archive."""
+
+
+class ShardRefusedError(ShardError, ObjectUnreadableError):
+    """A shard has something that is not read on purpose: a sparse member, say, or too long a name.
+
+    Nothing may be wrong with the archive.
+    """
+
+
+class ExtraMissingError(SourceError):
+    """A package that reading a source needs is not installed here."""
+
+
 class StoreAccessError(SourceError):
     """The token is missing or refused, or it does not permit what is asked."""
 
@@ -103,6 +138,7 @@ _FAULTS: dict[type[HeadraceError], str] = {
     StoreAccessError: "source",
     StoreUnavailableError: "source",
     StateFolderError: "daemon",
+    ExtraMissingError: "daemon",
     SourceError: "data",
 }
 
