@@ -97,12 +97,15 @@ def check_sum(block: bytes) -> None:
         stated = -1
     if stated == found:
         return
-    stated = number(field)
     signed = sum(struct.unpack("148b8x356b", block)) + 256
+    try:
+        stated = number(field)
+    except HeaderError:
+        stated = -1
     if stated not in (found, signed):
         raise HeaderError(
-            f"the header has checksum {stated}, its bytes have {found}: the archive is damaged "
-            "here, so restore or make it anew"
+            f"there is no header: its checksum would be {found}, and {field!r} stands there; this "
+            "is no tar, or it is damaged here, so restore or make it anew"
         )
 
 

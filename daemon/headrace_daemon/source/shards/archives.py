@@ -1,0 +1,141 @@
+"""The kinds of archives that are shards, and how the members of any of them are streamed.
+
+A plain tar is indexed, and read in any order (`make`).  The others, and a tar on request, are read
+from the beginning to the end, in the order of the archive.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Final, Literal
+
+from ...errors import ShardRefusedError
+from ..reader import Place, RangeRequest
+from ..together import run_in_thread
+from .policy import DEFAULT_POLICY
+from .stream import StreamedMember, TarStream
+from .zips import ZipMember, ZipWalker, unpack_all
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator, Sequence
+    from concurrent.futures import Executor
+
+    from .indexstore import Shard
+    from .make import RangeReader
+    from .policy import ShardPolicy
+
+ArchiveKind = Literal["tar", "tar.gz", "tar.lz4", "zip"]
+"""What a shard is, by its name."""
+
+READ_BYTES: Final = 1 << 20
+"""What is read of a shard at once; of a zip at least one member."""
+
+_SUFFIXES: Final[tuple[tuple[str, ArchiveKind], ...]] = (
+    (".tar", "tar"),
+    (".tar.gz", "tar.gz"),
+    (".tgz", "tar.gz"),
+    (".tar.lz4", "tar.lz4"),
+    (".zip", "zip"),
+)
+
+
+def kind_of(name: str) -> ArchiveKind:
+    """Return what a shard is by the end of its name.
+
+    Raises:
+        ShardRefusedError: If that says nothing.
+    """
+    for suffix, kind in _SUFFIXES:
+        if name.lower().endswith(suffix):
+            return kind
+    raise ShardRefusedError(
+        name,
+        f"its name says not what it is: shards end with {', '.join(end for end, _ in _SUFFIXES)}; "
+        "rename it, or leave it out with suffix=",
+    )
+
+
+async def stream_members(
+    shard: Shard,
+    reader: RangeReader,
+    *,
+    executor: Executor,
+    max_member_bytes: int,
+    kind: ArchiveKind | None = None,
+    policy: ShardPolicy = DEFAULT_POLICY,
+) -> AsyncIterator[StreamedMember]:
+    """Yield the members of a shard in their order, with what they hold.
+
+    Memory is one read, one step and one member: `READ_BYTES` + 256 KiB + `max_member_bytes`; of a
+    zip twice `READ_BYTES`, or a larger member packed and unpacked, and its directory.
+
+    Args:
+        shard: What is read.
+        reader: That of its source.
+        executor: Threads that unpack.
+        max_member_bytes: The largest member that is taken.
+        kind: What it is; by its name by default.
+        policy: What is refused.
+
+    Raises:
+        ShardError: If it is damaged or refused, behind the members that stand before the damage.
+        ExtraMissingError: If a package is missing that reads this kind.
+        SourceError: If it cannot be read.
+    """
+    kind = kind or kind_of(shard.name)
+    if kind == "zip":
+        walker = ZipWalker(shard.name, shard.size, max_member_bytes=max_member_bytes, policy=policy)
+        while walker.wanted is not None:
+            data = await _read(shard, reader, *walker.wanted)
+            await run_in_thread(executor, partial(walker.feed, data))
+        for group in _groups(walker.members):
+            start = group[0].start
+            data = await _read(shard, reader, start, group[-1].stop)
+            unpacked, error = await run_in_thread(
+                executor, partial(unpack_all, shard.name, group, start, memoryview(data))
+            )
+            for member in unpacked:
+                yield member
+            if error is not None:
+                raise error
+        return
+    stream = TarStream(shard.name, kind, max_member_bytes=max_member_bytes, policy=policy)
+    at = 0
+    while not stream.is_over:
+        if stream.needs_input:
+            if at < shard.size:
+                stop = min(at + READ_BYTES, shard.size)
+                stream.feed(await _read(shard, reader, at, stop))
+                at = stop
+            else:
+                stream.finish()
+        for member in await run_in_thread(executor, stream.step):
+            yield member
+
+
+def _groups(members: Sequence[ZipMember]) -> Iterator[list[ZipMember]]:
+    """Yield runs of members that stand one after the other, and are read and unpacked at once."""
+    group: list[ZipMember] = []
+    unpacked_bytes = 0
+    for member in members:
+        unpacked_bytes += member.size
+        if group and (
+            member.start != group[-1].stop
+            or member.stop - group[0].start > READ_BYTES
+            or unpacked_bytes > READ_BYTES
+        ):
+            yield group
+            group, unpacked_bytes = [], member.size
+        group.append(member)
+    if group:
+        yield group
+
+
+async def _read(shard: Shard, reader: RangeReader, start: int, stop: int) -> bytes:
+    target = bytearray(stop - start)
+    place = Place(start, memoryview(target))
+    request = RangeRequest(
+        shard.name, start, stop, shard.size, (place,), shard.checksum, shard.version
+    )
+    await reader.read((request,))
+    return bytes(target)
