@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 CHECKERS: Final[Mapping[str, Callable[[Case], Result]]] = {
     kind: module.check
     for module in (aistore, cvnets, helios, noether, webdataset)
-    for kind in (*module.KINDS, *getattr(module, "LATER", ()))
+    for kind in module.KINDS
 }
 
 

@@ -189,7 +189,7 @@ class ZipWalker:
                 self._fail(
                     f"it overlaps another one, or the directory: {_DAMAGED}", at=start, member=name
                 )
-            if info.is_dir() or not self._is_file(info, name):
+            if info.filename.endswith("/") or not self._is_file(info, name):
                 continue
             is_deflated = info.compress_type == zipfile.ZIP_DEFLATED
             if info.flag_bits & _ENCRYPTED or not (

@@ -214,6 +214,7 @@ def test_a_zip_that_is_damaged_or_deceives_is_refused() -> None:
         (altered(central + 20, struct.pack("<I", 5000)), ShardCorruptError, "overlaps"),
         (altered(central + 24, struct.pack("<I", 99)), ShardCorruptError, "said to become 99"),
         (altered(data.rindex(b"PK\x01\x02") + 42, bytes(4)), ShardCorruptError, "the same place"),
+        (altered(central + 46, b"\0"), ShardCorruptError, "name is empty"),
         (zip_of([("../a.x", b"")]), ShardRefusedError, "leads upwards"),
     ):
         with pytest.raises(kind, match=words):
