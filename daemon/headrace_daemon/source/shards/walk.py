@@ -223,7 +223,7 @@ class TarWalker:
             while at + need <= end:
                 block = bytes(view[at - base : at - base + BLOCK])
                 if not block[0] and block == ZEROS:
-                    self.is_over = True
+                    self._end_at_member()
                     break
                 tar.check_sum(block)
                 kind = block[156]
@@ -290,7 +290,7 @@ class TarWalker:
             what = "long name" if is_long else "extended header"
             raise HeaderError(
                 f"a {what} has {size} bytes, the limit is {most}: "
-                f"make the shard anew with shorter names and without attributes of files",
+                "make the shard anew with shorter names and without attributes of files",
                 is_refused=size >= 0,
             )
         return size + -size % BLOCK
@@ -357,7 +357,7 @@ class TarWalker:
             )
 
     def _end_at_member(self) -> None:
-        """The archive ends without the blocks that say so."""
+        """End, if nothing is owed to what was read."""
         if self._pax is not None or self._long_name is not None or self._has_long_link:
             raise HeaderError(_ends_early("behind an extended header"))
         self.is_over = True
