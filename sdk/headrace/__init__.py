@@ -10,6 +10,7 @@ import typing as _typing
 
 from . import errors, plans
 from .plans import Cursor
+from .shards import MultiShard, Shards
 from .sources import Objects, Skip, Stream
 from .topology import Topology
 
@@ -23,7 +24,9 @@ __all__ = [
     "Batch",
     "Cursor",
     "DaemonDataset",
+    "MultiShard",
     "Objects",
+    "Shards",
     "Skip",
     "Stream",
     "Topology",

@@ -8,6 +8,8 @@ Layout of ``<root>/<digest>/``: ``header.json``, ``sizes.npy`` (i64[n]), ``offse
 (u64[n + 1]), ``names.npy`` (u8[…], the UTF-8 names one after the other), and for objects of a store
 ``checksums.npy`` and ``versions.npy`` (S[n], ASCII, empty where unknown).  Versions are what the
 store calls them; they are not part of the digest, since storing the same bytes again changes them.
+Samples that lie in shards have more columns (`headrace.placement`); a sample's size is the sum of
+those of its values then, and its name is its key, which need not be unique.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from typing import IO, TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 
 from .errors import ManifestMismatchError
+from .placement import TABLE_FOLDER, Placement
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -70,7 +73,7 @@ _CHUNK: Final = 1 << 20
 
 
 class Manifest:
-    """Names and sizes of all samples, by index.
+    """Names and sizes of all samples, by index; where they lie in shards, of their values too.
 
     The columns are read-only and may be memory-mapped; the manifest owns them.
     """
@@ -83,6 +86,7 @@ class Manifest:
         "digest",
         "names",
         "offsets",
+        "placement",
         "sizes",
         "versions",
     )
@@ -94,14 +98,16 @@ class Manifest:
         names: NDArray[np.uint8],
         checksums: NDArray[np.bytes_] | None = None,
         versions: NDArray[np.bytes_] | None = None,
+        placement: Placement | None = None,
     ) -> None:
         self.sizes = sizes  # i64[n], bytes of each sample
         self.offsets = offsets  # u64[n + 1], where each name begins in `names`
         self.names = names  # u8[...], UTF-8
         self.checksums = checksums  # S[n], as the store writes them; None if it gives none
         self.versions = versions  # S[n], likewise
+        self.placement = placement  # None for whole objects
         self._extent: Extent | None = None
-        self.digest, self.blocks = _digests(sizes, offsets, names, checksums)
+        self.digest, self.blocks = _digests(sizes, offsets, names, checksums, placement)
 
     @classmethod
     def build(cls, entries: Sequence[tuple[bytes, int]]) -> Manifest:
@@ -142,6 +148,22 @@ class Manifest:
         return _values(self.versions, indices)
 
     @property
+    def fields(self) -> tuple[str, ...]:
+        """Names of the F fields of each sample."""
+        return ("data",) if self.placement is None else self.placement.fields
+
+    @property
+    def bounds(self) -> NDArray[np.uint64] | None:
+        """u64[S + 1], where the samples of each shard begin, and the length; None without any."""
+        return None if self.placement is None else self.placement.bounds
+
+    def lengths_of(self, indices: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """Return the bytes of each value of some samples, i64[F, m]; -1 for one that is absent."""
+        if self.placement is None:
+            return self.sizes[indices][np.newaxis]
+        return self.placement.lengths[indices].T
+
+    @property
     def total_bytes(self) -> int:
         """Bytes of all samples together."""
         return self.extent.total_bytes
@@ -167,13 +189,20 @@ class Manifest:
         root.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(prefix=".writing-", dir=root))
         try:
-            for column in (*COLUMNS, *OPTIONAL):
-                values = getattr(self, column)
-                if values is not None:
-                    np.save(aside / f"{column}.npy", values)
+            self.write(aside)
             return self.install(aside, root)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
+
+    def write(self, folder: Path) -> None:
+        """Write the columns into a folder that has none; made if it is not there."""
+        folder.mkdir(exist_ok=True)
+        for column in (*COLUMNS, *OPTIONAL):
+            values = getattr(self, column)
+            if values is not None:
+                np.save(folder / f"{column}.npy", values)
+        if self.placement is not None:
+            self.placement.write(folder)
 
     def install(self, aside: Path | None, root: Path) -> Path:
         """Make a folder with the columns the one of this manifest under `root`, and return it.
@@ -202,6 +231,8 @@ class Manifest:
 
     def _renew_versions(self, folder: Path) -> None:
         """Store the versions in the folder of this manifest where those there are older ones."""
+        if self.placement is not None:
+            self.placement.table._renew_versions(folder / TABLE_FOLDER)
         if self.versions is None:
             return
         path = folder / "versions.npy"
@@ -256,7 +287,7 @@ class Manifest:
                 columns[column].dtype.kind != "S" or len(columns[column]) != len(columns["sizes"])
             ):
                 raise TypeError(f"column {column} has another type or length")
-        return cls(**columns)
+        return cls(**columns, placement=Placement.map(folder, len(columns["sizes"])))
 
 
 @contextmanager
@@ -316,12 +347,14 @@ def _digests(
     offsets: NDArray[np.uint64],
     names: NDArray[np.uint8],
     checksums: NDArray[np.bytes_] | None,
+    placement: Placement | None,
 ) -> tuple[str, list[str]]:
     """Return the SHA-256 of a manifest and the digests of its blocks, in hex.
 
     Block k holds the samples ``k*n//64 .. (k+1)*n//64``: their sizes, the lengths of their names,
-    their names and, if there are any, their checksums with the width of the column.  The digest of
-    the manifest is over the length and all block digests.
+    their names and, if there are any, their checksums with the width of the column and where they
+    lie in shards.  The digest of the manifest is over the length and all block digests, and where
+    there are shards, over what is known of these.
     """
     length = len(sizes)
     whole = hashlib.sha256(_LABEL + length.to_bytes(8, "little"))
@@ -336,6 +369,10 @@ def _digests(
         if checksums is not None:
             block.update(b"checksums" + checksums.dtype.itemsize.to_bytes(4, "little"))
             block.update(checksums[start:stop].tobytes())
+        if placement is not None:
+            placement.add_to(block, start, stop)
         whole.update(block.digest())
         blocks.append(block.hexdigest()[:16])
+    if placement is not None:
+        whole.update(placement.own_digest)
     return whole.hexdigest(), blocks

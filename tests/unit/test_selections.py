@@ -299,7 +299,7 @@ def test_an_anchored_source_names_the_same_from_anywhere(
         "/home/somebody/data/b",
     ]
     assert stream.anchored() == stream
-    assert stream.sources["a"].uris == (f"{tmp_path}/x", f"{tmp_path}/y")
+    assert stream.sources["a"] == Objects([f"{tmp_path}/x", f"{tmp_path}/y"])
 
 
 def test_the_title_is_the_first_uri_and_how_many_more() -> None:

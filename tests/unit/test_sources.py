@@ -132,13 +132,13 @@ def test_the_path_is_not_resolved_through_links(tmp_path: Path) -> None:
 def test_an_anchored_stream_names_the_same_folder_from_anywhere(
     uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stream = Stream(Objects(uri, suffix=".jpg", recursive=False), PLAN)
-    path, anchored = stream.source.path, stream.anchored()
+    source = Objects(uri, suffix=".jpg", recursive=False)
+    path, anchored = source.path, Stream(source, PLAN).anchored()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/elsewhere")
     assert anchored.source == Objects(path, suffix=".jpg", recursive=False)
-    assert anchored.source.path == path
-    assert anchored.plan == stream.plan
+    assert anchored.source.location == path
+    assert anchored.plan == PLAN
     assert anchored.anchored() == anchored
 
 
@@ -185,7 +185,10 @@ def test_recursive_is_true_or_false() -> None:
 @pytest.mark.parametrize(
     ("fields", "told"),
     [
-        ({"source": "/data"}, "source='/data' is no source: use Objects(uri)"),
+        (
+            {"source": "/data"},
+            "source='/data' is no source: use Objects(uri), Shards(uri) or MultiShard",
+        ),
         ({"plan": "Shuffled"}, "plan='Shuffled' is no plan: see headrace.plans"),
         ({"on_bad": "warn"}, "on_bad='warn' is unknown: choose 'fail' or 'skip'"),
     ],

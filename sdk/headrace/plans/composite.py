@@ -372,10 +372,10 @@ def _source(source: object) -> object:
     if source is None:
         return None
     # Sources hold streams, which hold plans: they cannot be imported above.
-    from ..sources import Source
+    from ..sources import Source, typed
 
     if isinstance(source, dict):
-        return msgspec.convert(source, Source)
+        return msgspec.convert(typed({"source": source})["source"], Source)
     if not isinstance(source, Source):
-        raise PlanError(f"source={source!r} is no source: use Objects(uri)")
+        raise PlanError(f"source={source!r} is no source: use Objects(uri) or Shards(uri)")
     return source

@@ -273,8 +273,8 @@ class Notice(_Message, frozen=True, kw_only=True, tag="notice"):
     """Something worth knowing while the client waits; also a sign of life."""
 
     kind: str
-    """``"listing"``, ``"waiting"`` or ``"skipped"``; a client shows kinds it does not know as they
-    are."""
+    """``"listing"``, ``"indexing"``, ``"waiting"`` or ``"skipped"``; a client shows kinds it does
+    not know as they are."""
 
     text: str
     """One line for people."""

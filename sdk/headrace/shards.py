@@ -1,0 +1,242 @@
+"""Sources of samples that lie in shards: tar files, one after the other or several side by side."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import Any, Final, Literal, Self
+
+import msgspec
+
+from .buckets import Bucket, is_utf8
+from .checks import check_choice, check_flag
+from .errors import PlanError
+from .located import Located, roots_of
+from .members import MemberRule  # noqa: TC001 - msgspec looks at it
+from .selections import Selection
+
+ARCHIVES: Final = (".tar",)
+"""Endings of the names of shards."""
+
+MAX_FIELDS: Final = 256
+"""Of a sample: each costs 20 bytes of the manifest for each sample, whether it has it or not."""
+
+MAX_STREAMS: Final = 64
+
+Missing = Literal["error", "none", "empty"]
+
+_OWN: Final = ("fields", "missing", "rule", "lowercase", "links", "on_bad_shard")
+
+_STREAM: Final = re.compile(r"[^/\0]+")
+
+
+class Shards(Located, frozen=True, forbid_unknown_fields=True, tag="Shards"):
+    """The samples of tar files, as WebDataset writes them.
+
+    Members whose names differ only in what follows the first dot are the fields of one sample.
+    A URI that ends like a shard (``.tar``) is one; anything else is a bucket with a prefix, or a
+    folder, whose shards are taken in the order of their names.  The order of the samples is that of
+    the shards and, in each, that of the archive.  The first use of a source reads the headers of
+    all its shards (the *index*); from then on samples are read by ranges, in any order.
+
+    A sample is named by its key: the path of its members up to the first dot of the last component.
+
+    Example:
+        >>> source = Shards("ais://imagenet/train-{000..255}.tar", fields=["jpg", "cls"])
+        >>> source.selections[0].names[-1]
+        'train-255.tar'
+    """
+
+    fields: Sequence[str] | None = msgspec.field(default=None)
+    """The fields of each sample, in this order; None for all that occur in any of the shards, in
+    alphabetical order.  They are decided when the index is built.  What has none of them is no
+    sample."""
+
+    missing: Missing = "error"
+    """What a sample has that lacks one of the fields: ``"error"`` refuses the source, naming it;
+    ``"none"`` gives None, ``"empty"`` ``b""``."""
+
+    rule: MemberRule = "webdataset"
+    """How names become keys and fields (`headrace.members`)."""
+
+    lowercase: bool = True
+    """Whether fields lose their case, as in WebDataset; not with ``rule="aistore"``."""
+
+    links: Literal["skip", "error"] = "skip"
+    """Whether links in a shard are left out, or refuse the source."""
+
+    on_bad_shard: Literal["error", "skip"] = "error"
+    """What a shard does that cannot be indexed (truncated, garbage): ``"error"`` refuses the
+    source, naming it; ``"skip"`` takes none of its samples, and says so."""
+
+    def __post_init__(self) -> None:
+        check_choice("rule", self.rule, ("webdataset", "aistore"), PlanError)
+        check_choice("missing", self.missing, ("error", "none", "empty"), PlanError)
+        check_choice("links", self.links, ("skip", "error"), PlanError)
+        check_choice("on_bad_shard", self.on_bad_shard, ("error", "skip"), PlanError)
+        check_flag("lowercase", self.lowercase, PlanError)
+        msgspec.structs.force_setattr(self, "fields", _fields(self.fields))
+        super().__post_init__()
+
+    __hash__ = Located.__hash__
+
+    @property
+    def _suffixes(self) -> tuple[str, ...]:
+        return tuple(self.suffix) or ARCHIVES
+
+    def _whole(self, uri: str) -> Iterable[Selection]:
+        """Return what a URI stands for: shards by name, or all of a root."""
+        named: dict[tuple[str, str], list[str]] = {}
+        buckets: dict[tuple[str, str], Bucket | None] = {}
+        found: list[Selection] = []
+        for bucket, path, prefix in roots_of(uri):
+            address = path if bucket is None else prefix
+            if uri.endswith("/") or not address.endswith(self._suffixes):
+                found.append(Selection(bucket, path, prefix, None, self._suffixes, self.recursive))
+                continue
+            if bucket is None:
+                root, name = ("", os.path.dirname(path)), os.path.basename(path)
+            else:
+                bucket = bucket._replace(prefix="")
+                root, name = (str(bucket), ""), prefix
+            buckets[root] = bucket
+            named.setdefault(root, []).append(name)
+        for root, names in named.items():
+            own = Selection(buckets[root], root[1], "", tuple(names), (), self.recursive)
+            found.append(own)
+        return found
+
+    def _more_facts(self) -> dict[str, Any]:
+        defaults = {
+            field.name: field.default
+            for field in msgspec.structs.fields(self)
+            if field.name in _OWN
+        }
+        facts = {name: getattr(self, name) for name in defaults}
+        return {name: {"is": value} for name, value in facts.items() if value != defaults[name]}
+
+
+def _fields(given: object) -> tuple[str, ...] | None:
+    if given is None:
+        return None
+    if isinstance(given, str):
+        raise PlanError(f"fields={given!r} must be a list of names: write fields=[{given!r}]")
+    if not isinstance(given, tuple | list) or not given:
+        raise PlanError(f"fields={given!r} must be a list of names, of one at least; None for all")
+    for field in given:
+        if not isinstance(field, str) or not is_utf8(field):
+            raise PlanError(f"fields has {field!r}, which is no name of a field")
+        if field.startswith("."):
+            raise PlanError(f"fields has {field!r}: write it without the dot, {field[1:]!r}")
+        if list(given).count(field) > 1:
+            raise PlanError(f"fields has {field!r} twice: leave one out")
+    if len(given) > MAX_FIELDS:
+        raise PlanError(f"fields has {len(given)} names, the limit is {MAX_FIELDS}")
+    return tuple(given)
+
+
+class _WithStreams(type(msgspec.Struct)):  # type: ignore[misc]
+    """Takes streams as keyword arguments, whatever they are called."""
+
+    def __call__(cls, **given: Any) -> Any:  # noqa: ANN401 - what it makes
+        options = {name: given.pop(name) for name in ("join", "length") if name in given}
+        if "streams" in given and isinstance(given["streams"], Mapping):
+            given = {**given.pop("streams"), **given}
+        return super().__call__(streams=given, **options)
+
+
+class MultiShard(
+    msgspec.Struct,
+    metaclass=_WithStreams,
+    frozen=True,
+    forbid_unknown_fields=True,
+    repr_omit_defaults=True,
+    dict=True,  # for what is computed once
+    kw_only=True,
+    tag_field="type",
+    tag="MultiShard",
+):
+    """Samples of several streams of shards, joined one to one.
+
+    The fields of a sample are those of all streams: named by the stream where its samples have
+    one field (``batch["image"]``), else by stream and field (``batch["image.jpg"]``).
+    Order, keys and shards are those of the first stream; the others may be cut into shards in any
+    way, and hold their samples in any order where they are joined by key.
+
+    Example:
+        >>> pairs = MultiShard(image=Shards("ais://a/img-{0..7}.tar"), mask=Shards("ais://a/mask.tar"))
+        >>> list(pairs.streams)
+        ['image', 'mask']
+    """
+
+    streams: dict[str, Shards]
+    """By name, at least one; given as keyword arguments."""
+
+    join: Literal["key", "position"] = "key"
+    """What makes samples partners: the same key, which is then unique in each stream, or the same
+    place in their streams."""
+
+    length: Literal["strict", "shortest"] = "strict"
+    """What becomes of samples without a partner in each stream: ``"strict"`` refuses the source,
+    naming the first one and where it was looked for; ``"shortest"`` leaves them out."""
+
+    def __post_init__(self) -> None:
+        if not self.streams:
+            raise PlanError("MultiShard has no streams: give each as name=Shards(uri)")
+        if len(self.streams) > MAX_STREAMS:
+            raise PlanError(
+                f"MultiShard has {len(self.streams)} streams, the limit is {MAX_STREAMS}"
+            )
+        for name, stream in self.streams.items():
+            if not isinstance(name, str) or not _STREAM.fullmatch(name) or not is_utf8(name):
+                raise PlanError(f"stream {name!r} of MultiShard is no name: leave out '/'")
+            if not isinstance(stream, Shards):
+                raise PlanError(f"stream {name!r} of MultiShard is {stream!r}: give Shards(uri)")
+        check_choice("join", self.join, ("key", "position"), PlanError)
+        check_choice("length", self.length, ("strict", "shortest"), PlanError)
+
+    def __hash__(self) -> int:
+        return hash(self.identity)
+
+    @cached_property
+    def selections(self) -> tuple[Selection, ...]:
+        """What is taken, stream by stream."""
+        return tuple(one for stream in self.streams.values() for one in stream.selections)
+
+    @property
+    def has_bucket(self) -> bool:
+        """Whether anything is in a bucket."""
+        return any(stream.has_bucket for stream in self.streams.values())
+
+    @property
+    def title(self) -> str:
+        """Where it is as it was written, for people."""
+        return self._titled([stream.title for stream in self.streams.values()])
+
+    @property
+    def location(self) -> str:
+        """Where it is, for people: as `title`, in one form for all ways to write a URI."""
+        return self._titled([stream.location for stream in self.streams.values()])
+
+    def _titled(self, titles: Sequence[str]) -> str:
+        return " with ".join(titles[:2]) + (" with …" if len(titles) > 2 else "")
+
+    @cached_property
+    def identity(self) -> bytes:
+        """What tells it from other sources, in one form for all ways to write its URIs."""
+        facts = {
+            "type": "MultiShard",
+            "streams": [
+                [name, msgspec.Raw(stream.identity)] for name, stream in self.streams.items()
+            ],
+            "join": self.join,
+            "length": self.length,
+        }
+        return msgspec.json.encode(facts)
+
+    def anchored(self) -> Self:
+        """Return the source with absolute paths, for a process that runs in another folder."""
+        streams = {name: stream.anchored() for name, stream in self.streams.items()}
+        return msgspec.structs.replace(self, streams=streams)
