@@ -30,7 +30,7 @@ import uvloop
 from aistore.sdk import Client
 
 from headrace import Objects
-from headrace_daemon.commands.sources import list_with_progress
+from headrace_daemon.commands.sources import take_inventory
 from headrace_daemon.settings import Settings, StoreSettings
 from headrace_daemon.source.store import ManifestStore
 
@@ -69,7 +69,7 @@ def headrace(endpoint: str) -> int:
     with tempfile.TemporaryDirectory(prefix="headrace-bench-") as folder:
         store = ManifestStore(Path(folder))
         settings = Settings(store=StoreSettings(endpoints=(endpoint,)))
-        return len(store.keep(source, list_with_progress(settings, source, store.folder)))
+        return len(store.keep(source, take_inventory(settings, source, store)))
 
 
 def bare(endpoint: str, props: str) -> int:

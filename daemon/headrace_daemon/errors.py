@@ -6,6 +6,7 @@ HeadraceError
 ├── TrustError                 the client may not ask for this
 └── SourceError                reading went wrong
     ├── SourceMissingError     the source is not there, is empty, or cannot be listed
+    ├── SamplesError           the members of its shards do not form samples, or not pairs
     ├── ObjectError            one object cannot be read, while others can
     │   ├── ObjectMissingError     it is not there (any more)
     │   ├── ObjectChangedError     it is not as it was listed
@@ -66,6 +67,10 @@ class SourceError(HeadraceError):
 
 class SourceMissingError(SourceError):
     """The source is not there, has no samples, or cannot be listed."""
+
+
+class SamplesError(SourceError):
+    """The members of the shards of a source do not form samples, or those of two do not match."""
 
 
 class ObjectError(SourceError):

@@ -27,7 +27,7 @@ import msgspec
 from headrace.client import DEFAULT_SOCKET
 from headrace.errors import PlanError
 from headrace.plans.dictated import Dictated
-from headrace.sources import Objects, Stream
+from headrace.sources import Objects, Stream, typed
 
 from .errors import SettingsError
 
@@ -268,6 +268,7 @@ def parse(data: dict[str, Any], *, origin: str) -> Settings:
     Raises:
         SettingsError: Naming the origin, the key, its value and what is allowed.
     """
+    data = typed(data)
     _check_keys(data, Settings, "", origin)
     streams = data.get("streams", {})
     if isinstance(streams, dict):
@@ -346,7 +347,7 @@ def _struct_of(kind: object, value: object) -> type[msgspec.Struct] | None:
     for option in get_args(kind) or (kind,):
         if isinstance(option, type) and issubclass(option, msgspec.Struct):
             tag = option.__struct_config__.tag
-            if tag is None or option is Objects:
+            if tag is None:
                 return option
             if isinstance(value, dict) and value.get("type") == tag:
                 return option

@@ -81,7 +81,7 @@ for number, batch in enumerate(dataset):
 def test_the_batch_after_the_saved_one_is_the_first_of_the_next_trainer(stream: Stream) -> None:
 
     with DaemonProcess() as daemon:
-        command = [sys.executable, "-c", _TRAINER, daemon.socket, stream.source.path]
+        command = [sys.executable, "-c", _TRAINER, daemon.socket, stream.source.location]
         with subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         ) as trainer:

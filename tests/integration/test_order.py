@@ -177,7 +177,7 @@ def planned(config: Path, *arguments: str) -> dict[str, Any]:
 def test_headrace_plan_prints_what_a_trainer_receives(
     stream: Stream, tmp_path: Path, rank: int, world_size: int
 ) -> None:
-    folder = stream.source.uri
+    folder = stream.source.location
     config = tmp_path / "headrace.toml"
     config.write_text(
         f'default_stream = "train"\n'

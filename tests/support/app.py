@@ -19,7 +19,7 @@ import uvloop
 
 from headrace_daemon.app import App
 from headrace_daemon.settings import DaemonSettings, FetchSettings, Settings, TrustSettings
-from headrace_daemon.source import catalog
+from headrace_daemon.source import readers
 from headrace_daemon.source.local import LocalReader
 from headrace_daemon.transport.listener import bind
 
@@ -150,7 +150,7 @@ class AppThread:
         reported: list[dict[str, Any]] = []
         self._loop.set_exception_handler(lambda _, context: reported.append(context))
         self._stop = asyncio.Event()
-        with mock.patch.object(catalog, "LocalReader", self.reads.of):
+        with mock.patch.object(readers, "LocalReader", self.reads.of):
             self.app = App(self._settings, bind(Path(self.socket), ""))
             async with asyncio.TaskGroup() as tasks:
                 running = tasks.create_task(self.app.run(), name="app")

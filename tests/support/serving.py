@@ -20,15 +20,17 @@ from headrace_daemon.fetch.budget import Budget
 from headrace_daemon.fetch.fetcher import Fetcher
 from headrace_daemon.settings import Settings
 from headrace_daemon.source.catalog import Catalog, OpenSource
+from headrace_daemon.source.progress import nobody
 
 from .loops import until
 from .reading import GatedReader, InlineExecutor, ReadyReader, source_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Sequence
 
     from headrace.plans import Plan
     from headrace.sources import Source
+    from headrace_daemon.source.progress import Tell
 
 DATA: Final = "/data"
 SLOT_BYTES: Final = 128
@@ -44,7 +46,7 @@ class FakeCatalog(Catalog):
         """Openings wait for it, if there is one."""
         self.num_waiting = 0
         self.failure: Exception | None = None
-        self.progress: Callable[[int], None] | None = None
+        self.tell: Tell | None = None
         """That of the latest opening."""
 
     async def open(
@@ -52,9 +54,9 @@ class FakeCatalog(Catalog):
         source: Source,
         *,
         digest: str | None = None,
-        progress: Callable[[int], None] = lambda found: None,
+        tell: Tell = nobody,
     ) -> OpenSource:
-        self.progress = progress
+        self.tell = tell
         if self.gate is not None:
             self.num_waiting += 1
             try:
@@ -63,8 +65,9 @@ class FakeCatalog(Catalog):
                 self.num_waiting -= 1
         if self.failure is not None:
             raise self.failure
-        if source.path != DATA:
-            raise SourceMissingError(source.path, f"folder {source.path} does not exist")
+        if source.location != DATA:
+            told = f"folder {source.location} does not exist"
+            raise SourceMissingError(source.location, told)
         if digest not in (None, self.source.manifest.digest):
             raise ManifestMismatchError(f"the cursor belongs to manifest {digest}")
         return self.source

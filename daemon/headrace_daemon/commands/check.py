@@ -25,6 +25,7 @@ from .sources import ask_store, list_aside
 
 if TYPE_CHECKING:
     import argparse
+    from concurrent.futures import Executor
 
     from ..source.ais.clustermap import ClusterMap
     from ..source.ais.store import AisStore, Reach
@@ -135,7 +136,7 @@ def _check_store(console: Console, settings: Settings) -> int:
     """Print the cluster and its targets; return how many targets are not well."""
     console.print("\nstore", style="bold")
 
-    async def ask(ais: AisStore) -> tuple[str, ClusterMap, list[Reach], str]:
+    async def ask(ais: AisStore, executor: Executor) -> tuple[str, ClusterMap, list[Reach], str]:
         version = await ais.version()
         reaches = await ais.ping()
         return version, await ais.cluster.current(), reaches, ais.client.proxy

@@ -1,4 +1,4 @@
-"""``headrace index``: list a source into a manifest, or list it anew."""
+"""``headrace index``: list a source into a manifest, index its shards, or do so anew."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from rich.console import Console
 from rich.filesize import decimal
 
 from headrace.manifest import compare
-from headrace.sources import Objects
 
 from ..errors import SettingsError
 from ..settings import Settings, load
 from ..source.store import ManifestStore
-from .sources import add_source_arguments, configured_stream, list_with_progress
+from .sources import add_source_arguments, configured_stream, named_source, take_inventory
 
 if TYPE_CHECKING:
     import argparse
+
+    from headrace.manifest import Manifest
 
 _SHOWN = 5
 
@@ -39,8 +40,10 @@ def run(options: argparse.Namespace) -> int:
         raise SettingsError("give a SOURCE or --stream, not both")
     if options.source is None and options.suffix:
         raise SettingsError("--suffix belongs to a SOURCE: a stream has its own")
+    if options.source is None and options.shards:
+        raise SettingsError("--shards belongs to a SOURCE: a stream has its own")
     if options.source is not None:
-        source = Objects(options.source, suffix=tuple(options.suffix))
+        source = named_source(options)
     elif options.config is not None:
         source = configured_stream(settings, options.stream)[1].source
     else:
@@ -50,16 +53,19 @@ def run(options: argparse.Namespace) -> int:
     if before is not None and not options.refresh:
         manifest, verb = before, "kept"
     else:
-        listed = list_with_progress(settings, source, store.folder)
-        manifest, verb = store.keep(source, listed), "listed"
+        taken = take_inventory(settings, source, store)
+        manifest, verb = store.keep(source, taken), "listed"
     console.print(
-        f"{verb} {source.location}: {len(manifest)} samples, {decimal(manifest.total_bytes)}, "
+        f"{verb} {source.location}: {_amount(manifest)}, {decimal(manifest.total_bytes)}, "
         f"manifest {manifest.digest[:12]}…"
     )
+    if manifest.placement is not None:
+        console.print(f"fields {', '.join(manifest.fields)}")
     if verb == "kept":
         console.print("use --refresh to list it anew")
     elif before is not None:
-        difference = compare(before, manifest)
+        # Of shards, those are told that are new: a sample has no name of its own.
+        difference = compare(_objects(before), _objects(manifest))
         for what, names in difference._asdict().items():
             shown = ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
             console.print(f"  {what:<8} {len(names)}" + (f": {shown}" if names else ""))
@@ -70,3 +76,15 @@ def run(options: argparse.Namespace) -> int:
                 "those that there are"
             )
     return 0
+
+
+def _objects(manifest: Manifest) -> Manifest:
+    """Return the manifest of what is stored: the shards, where samples lie in such."""
+    return manifest if manifest.placement is None else manifest.placement.table
+
+
+def _amount(manifest: Manifest) -> str:
+    samples = f"{len(manifest)} samples"
+    if manifest.placement is None:
+        return samples
+    return f"{samples} in {len(manifest.placement.table)} shards"

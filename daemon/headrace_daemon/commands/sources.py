@@ -10,16 +10,20 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import uvloop
 
 from headrace.errors import PlanError
+from headrace.shards import ARCHIVES, Shards
+from headrace.sources import Objects
 
 from ..source.ais.access import Access
 from ..source.ais.store import AisStore
-from ..source.inventory import list_folders, list_source
+from ..source.inventory import Inventory, list_folders
+from ..source.progress import Progress
 from ..source.store import ManifestStore
 from .progress import working
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Coroutine
+    from concurrent.futures import Executor
 
     from headrace.manifest import Manifest
     from headrace.sources import Source, Stream
@@ -42,7 +46,16 @@ def add_source_arguments(
         config: What the configuration is for.
         stream: What ``--stream`` takes.
     """
-    group.add_argument("source", nargs="?", help="a folder or ais://bucket/prefix; or use --config")
+    group.add_argument(
+        "source",
+        nargs="?",
+        help="a folder or ais://bucket/prefix, or shards (…-{000..255}.tar); or use --config",
+    )
+    group.add_argument(
+        "--shards",
+        action="store_true",
+        help="SOURCE has samples in shards; the default where it ends with .tar",
+    )
     group.add_argument(
         "--suffix",
         action="append",
@@ -51,6 +64,18 @@ def add_source_arguments(
     )
     group.add_argument("--config", type=Path, help=config)
     group.add_argument("--stream", help=stream)
+
+
+def named_source(options: argparse.Namespace) -> Source:
+    """Return the source that the options name.
+
+    Raises:
+        PlanError: If it is none.
+    """
+    suffix = tuple(options.suffix)
+    if options.shards or options.source.endswith(ARCHIVES):
+        return Shards(options.source, suffix=suffix)
+    return Objects(options.source, suffix=suffix)
 
 
 def configured_stream(settings: Settings, name: str | None) -> tuple[str, Stream]:
@@ -78,39 +103,43 @@ def current_manifest(settings: Settings, source: Source) -> Manifest:
 
 
 def list_aside(settings: Settings, source: Source) -> Manifest:
-    """List a source, and keep nothing."""
+    """Take the inventory of a source, and keep nothing."""
     with tempfile.TemporaryDirectory(prefix="headrace-") as folder:
-        return list_with_progress(settings, source, Path(folder))
+        return take_inventory(settings, source, ManifestStore(Path(folder)))
 
 
-def list_with_progress(settings: Settings, source: Source, root: Path) -> Manifest:
-    """List a source, with a line of progress on a terminal.
+def take_inventory(settings: Settings, source: Source, store: ManifestStore) -> Manifest:
+    """Take the inventory of a source, with a line of progress on a terminal.
 
     Args:
         settings: Say where the cluster is, if the source is a bucket.
-        source: What to list.
-        root: Where manifests are written while they are made.
+        source: What to list, and to index where it has shards.
+        store: Where manifests and indexes are written.
     """
-    with working(f"listing {source.title}") as say:
+    with working(f"reading {source.title}") as line:
 
-        def show(found: int) -> None:
-            say(f"{found:,} objects")
+        def tell(far: Progress) -> None:
+            line.show(far.text, done=far.done, total=far.total)
 
-        if not source.has_bucket:
-            return list_folders(source, root, show)
-        with ThreadPoolExecutor(1, thread_name_prefix="headrace") as executor:
-            return ask_store(
-                settings,
-                lambda ais: list_source(source, root, ais=ais, executor=executor, progress=show),
+        if isinstance(source, Objects) and not source.has_bucket:
+            return list_folders(
+                source, store.folder, lambda found: tell(Progress("listing", found))
             )
 
+        async def take(ais: AisStore, executor: Executor) -> Manifest:
+            return await Inventory(store, ais=ais, executor=executor, tell=tell).take(source)
 
-def ask_store(settings: Settings, ask: Callable[[AisStore], Coroutine[Any, Any, _T]]) -> _T:
+        return ask_store(settings, take)
+
+
+def ask_store(
+    settings: Settings, ask: Callable[[AisStore, Executor], Coroutine[Any, Any, _T]]
+) -> _T:
     """Run something that asks the cluster of a configuration, in an event loop of its own."""
 
     async def main() -> _T:
         with ThreadPoolExecutor(1, thread_name_prefix="headrace") as executor:
             async with AisStore(settings.store, Access(settings.store), executor) as ais:
-                return await ask(ais)
+                return await ask(ais, executor)
 
     return uvloop.run(main())

@@ -66,12 +66,12 @@ class BoundPlans:
 
     def _bound(self, plan: Described, manifests: Mapping[str, Manifest]) -> BoundPlan:
         main, *parts = (
-            Data(len(manifest), manifest.digest, {"sizes": manifest.sizes})
+            Data(len(manifest), manifest.digest, {"sizes": manifest.sizes}, manifest.bounds)
             for manifest in manifests.values()
         )
         if parts:
             named = dict(zip(list(manifests)[1:], parts, strict=True))
-            main = Data(main.length, main.digest, main.columns, parts=named)
+            main = Data(main.length, main.digest, main.columns, main.shards, named)
         bound = BoundPlan.to(plan, main)
         for order in bound.program.exact_orders:
             if order.recipe is not None and self._orders.is_worth_it(order.recipe):

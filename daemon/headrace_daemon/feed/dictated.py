@@ -20,7 +20,7 @@ from headrace.plans.engine import Largest, PlannedBatch
 from headrace.protocol import messages as m
 from headrace.protocol.framing import MAX_PAYLOAD_BYTES
 
-from ..assemble.layout import padded
+from ..assemble.layout import room_of
 from .planner import EpochEdge, Finish
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ class DictatedPlanner:
         return Largest(self._rooms[after + 1], after + 1, self._stream.cursor)
 
     def _planned(self, said: m.Dictation) -> PlannedBatch:
-        sizes = self._stream.source_of(said.stream).manifest.sizes
+        manifest = self._stream.source_of(said.stream).manifest
         try:
             indices = np.frombuffer(said.ids, dtype="<u8")
             flags = np.frombuffer(said.flags, dtype=np.uint8)
@@ -138,13 +138,13 @@ class DictatedPlanner:
             ) from None
         if not len(flags):
             flags = np.zeros(len(indices), dtype=np.uint8)
-        if len(flags) != len(indices) or bool((indices >= np.uint64(len(sizes))).any()):
+        if len(flags) != len(indices) or bool((indices >= np.uint64(len(manifest))).any()):
             raise PlanError(
                 f"step {said.step} was dictated with {len(indices)} indices up to "
                 f"{int(indices.max(initial=0))} and {len(flags)} flags: the source has samples "
-                f"0..{len(sizes) - 1}"
+                f"0..{len(manifest) - 1}"
             )
-        num_bytes = int(padded(sizes[indices]).sum())
+        num_bytes = int(room_of(manifest.lengths_of(indices)).sum())
         if num_bytes > MAX_PAYLOAD_BYTES:
             raise PlanError(
                 f"step {said.step} has {num_bytes} bytes, above the limit of {MAX_PAYLOAD_BYTES}: "

@@ -20,8 +20,9 @@ from headrace.plans.engine import Flag, Largest, PlannedBatch
 from headrace.protocol import messages as m
 
 from ..assemble.layout import Layout, lay_out
+from ..assemble.requests import requests_of
 from ..errors import SourceError
-from ..source.reader import requests_of
+from ..source.reader import release
 from .journal import SOURCE, Journal
 from .planner import EpochEdge, Finish
 
@@ -70,12 +71,17 @@ class ReadyBatch:
 
     @property
     def lengths(self) -> NDArray[np.uint64]:
-        """Bytes of each value, u64[n]; `MISSING` for what was left out."""
+        """Bytes of each value, u64[F * n]; `MISSING` for what was left out, or is not there."""
         lengths = self.layout.lengths
         if self.holes:
             lengths = lengths.copy()
-            lengths[list(self.holes)] = np.uint64(m.MISSING)
+            lengths.reshape(-1, len(self.names))[:, list(self.holes)] = np.uint64(m.MISSING)
         return lengths
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Names of the F fields."""
+        return self.source.manifest.fields
 
     @property
     def flags(self) -> NDArray[np.uint8]:
@@ -342,7 +348,7 @@ class Feed:
 
     def _place(self, planned: PlannedBatch, slot: Slot) -> ReadyBatch:
         source = self.source_of(planned.stream)
-        layout = lay_out(source.manifest.sizes[planned.indices])
+        layout = lay_out(source.manifest.lengths_of(planned.indices))
         names = source.manifest.names_of(planned.indices)
         return ReadyBatch(planned, source, names, layout, slot)
 
@@ -350,30 +356,26 @@ class Feed:
         batch.is_started = True
         layout, planned, holes = batch.layout, batch.planned, batch.holes
         allows = self.journal.allows
+        if allows and len(self.journal):
+            for row in range(len(batch.names)):
+                if self.journal.leaves_out(self._sample(planned, row), planned.epoch):
+                    holes[row] = None
         requests = requests_of(
             batch.source.manifest,
             planned.indices,
             batch.names,
-            layout.offsets,
-            layout.lengths,
+            layout,
             batch.slot.view,
+            left_out=tuple(holes),
             on_bad=holes.__setitem__ if allows else None,
         )
-        if allows and len(self.journal):
-            for row in range(len(requests)):
-                if self.journal.leaves_out(self._sample(planned, row), planned.epoch):
-                    holes[row] = None
-        wanted = requests
-        if holes:
-            wanted = [request for row, request in enumerate(requests) if row not in holes]
         failure: SourceError | None = None
         try:
-            await self.fetcher.fetch(batch.source.reader, wanted)
+            await self.fetcher.fetch(batch.source.reader, requests)
         except SourceError as error:
             failure = error
         finally:
-            for request in requests:
-                request.target.release()
+            release(requests)
             if batch.is_dropped:
                 self._leaving_bytes -= batch.slot.size
                 self.pool.give_back(batch.slot)

@@ -19,6 +19,7 @@ from headrace.protocol.framing import MAX_PAYLOAD_BYTES
 from headrace.topology import Topology
 
 from ..assemble.slots import MIN_SLOTS, SlotPool
+from ..source.progress import nobody
 from .dictated import DictatedPlanner, Dictation
 from .feed import Feed
 from .groups import Group, Groups
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     from ..fetch.budget import Account, Budget
     from ..fetch.fetcher import Fetcher
+    from ..source.progress import Tell
     from .sizes import SlotSizes
     from .streams import BoundStream, Streams
 
@@ -142,7 +144,7 @@ class FeedRegistry:
         request: m.Open,
         *,
         dictation: Dictation | None = None,
-        progress: Callable[[int], None] = lambda found: None,
+        tell: Tell = nobody,
     ) -> OpenFeed:
         """Open a feed, or take up the parked one that the request has the token of.
 
@@ -151,7 +153,7 @@ class FeedRegistry:
         Args:
             request: What is asked for.
             dictation: Where the batches of a stream come from whose plan the client executes.
-            progress: As for `Streams.bind`.
+            tell: As for `Streams.bind`.
 
         Raises:
             HeadraceError: If stream, position, topology or memory do not allow it.
@@ -173,7 +175,7 @@ class FeedRegistry:
                 request.stream,
                 Topology(request.rank, request.world_size),
                 request.start,
-                progress=progress,
+                tell=tell,
             )
             is_dictated = isinstance(stream.stream.plan, Dictated)
             planner: Planner | DictatedPlanner

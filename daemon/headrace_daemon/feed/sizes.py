@@ -23,7 +23,7 @@ from headrace.plans.engine import (
 )
 from headrace.topology import Topology
 
-from ..assemble.layout import ALIGNMENT, padded
+from ..assemble.layout import ALIGNMENT, room_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -136,7 +136,9 @@ def _bounded(
     if num_samples is None:
         return None
     extent = manifest.extent
-    largest = -(-extent.largest_bytes // ALIGNMENT) * ALIGNMENT
+    # Of several values, each may be rounded up.
+    padding = (len(manifest.fields) - 1) * ALIGNMENT
+    largest = -(-extent.largest_bytes // ALIGNMENT) * ALIGNMENT + padding
     mean = extent.total_bytes / len(manifest)
     is_long = len(manifest) // world_size > MAX_SCAN
     if largest > CLOSE * mean and not is_long:
@@ -147,5 +149,4 @@ def _bounded(
 
 
 def _weigher(manifest: Manifest) -> Callable[[Indices], Any]:
-    sizes = manifest.sizes
-    return lambda indices: padded(sizes[indices])
+    return lambda indices: room_of(manifest.lengths_of(indices))

@@ -19,12 +19,13 @@ from headrace.plans.engine import (
     seek,
     settle,
 )
-from headrace.sources import Objects, Stream
+from headrace.sources import Objects, Stream, typed
 
 from ..errors import TrustError
+from ..source.progress import nobody
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from concurrent.futures import Executor
 
     from headrace.selections import Selection
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     from ..settings import Settings
     from ..source.catalog import Catalog, OpenSource
+    from ..source.progress import Tell
     from .bound import BoundPlans
 
 
@@ -104,7 +106,7 @@ class Streams:
         topology: Topology,
         start: Mapping[str, Any] | None,
         *,
-        progress: Callable[[int], None] = lambda found: None,
+        tell: Tell = nobody,
     ) -> BoundStream:
         """Open the sources of a stream and resolve a position in it.
 
@@ -112,7 +114,7 @@ class Streams:
             wanted: A configured name, empty for the default, or a stream as a map.
             topology: Which rank of how many.
             start: A cursor, ``{"seek": {…}, "skips": […]}``, or None for the very beginning.
-            progress: Called from a thread with the number of objects listed so far.
+            tell: Called from a thread while sources are listed and indexed.
 
         Raises:
             PlanError: If the stream, the position or the topology do not fit.
@@ -125,7 +127,7 @@ class Streams:
         )
         where, skips = _position(start)
         digest = where.manifest if isinstance(where, Cursor) else None
-        sources = await self._catalog.open_all(stream.sources, digest=digest, progress=progress)
+        sources = await self._catalog.open_all(stream.sources, digest=digest, tell=tell)
         return await asyncio.get_running_loop().run_in_executor(
             self._executor, self._bound, name, stream, sources, topology, where, skips
         )
@@ -173,7 +175,7 @@ class Streams:
                 )
             raise PlanError(f"stream {name!r} is not configured; configured streams: {known}")
         try:
-            stream = msgspec.convert(wanted, Stream)
+            stream = msgspec.convert(typed(wanted), Stream)
         except msgspec.ValidationError as error:
             raise PlanError(f"the stream cannot be read: {error}") from None
         self._check_trust(stream)

@@ -8,22 +8,24 @@ from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakValueDictionary
 
 from headrace.errors import ManifestMismatchError
+from headrace.sources import Objects
 
 from ..errors import StateFolderError
-from .inventory import list_folders, list_source
-from .local import LocalReader
-from .roots import Roots
+from .inventory import Inventory, list_folders
+from .progress import Progress, nobody
+from .readers import reader_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
     from concurrent.futures import Executor
 
     from headrace.manifest import Manifest
-    from headrace.selections import Selection
     from headrace.sources import Source
 
     from .ais.store import AisStore
+    from .progress import Tell
     from .reader import Reader
+    from .roots import Roots
     from .store import ManifestStore
 
 
@@ -55,7 +57,7 @@ class Catalog:
         source: Source,
         *,
         digest: str | None = None,
-        progress: Callable[[int], None] = lambda found: None,
+        tell: Tell = nobody,
     ) -> OpenSource:
         """Return a source's manifest and reader.
 
@@ -64,10 +66,11 @@ class Catalog:
         Args:
             source: What to open.
             digest: The manifest that a cursor was made for; None for the current one.
-            progress: Called, possibly from a thread, with the number of objects listed so far.
+            tell: Called, possibly from a thread, while it is listed and indexed.
 
         Raises:
             SourceMissingError: If the source cannot be listed.
+            SamplesError, ObjectError: If its shards cannot be indexed.
             StoreUnavailableError, StoreAccessError: If its store does not let us list it.
             StateFolderError: If the manifest cannot be written or read.
             ManifestMismatchError: If `digest` is given and the source does not have it.
@@ -75,7 +78,7 @@ class Catalog:
         lock = self._locks.setdefault(source.identity, asyncio.Lock())
         await lock.acquire()
         try:
-            work = self._find(source, digest, progress)
+            work = self._find(source, digest, tell)
         except BaseException:
             lock.release()
             raise
@@ -85,14 +88,14 @@ class Catalog:
             manifest = await asyncio.shield(work)
         finally:
             del work  # or its error would keep this frame, and this frame the work
-        return OpenSource(manifest, self._reader(source))
+        return OpenSource(manifest, reader_of(source, self._ais, self._executor))
 
     async def open_all(
         self,
         sources: Mapping[str, Source],
         *,
         digest: str | None = None,
-        progress: Callable[[int], None] = lambda found: None,
+        tell: Tell = nobody,
     ) -> dict[str, OpenSource]:
         """Return the manifests and readers of several sources that make one stream, by name.
 
@@ -100,16 +103,16 @@ class Catalog:
             sources: What to open, the main source first.
             digest: The data that a cursor was made for: a manifest, or where there are several
                 sources all of them together; None for the current ones.
-            progress: As in `open`.
+            tell: As in `open`.
         """
         if len(sources) == 1:
             ((name, source),) = sources.items()
-            return {name: await self.open(source, digest=digest, progress=progress)}
+            return {name: await self.open(source, digest=digest, tell=tell)}
         loop = asyncio.get_running_loop()
         find = self._manifests.find_combined
         wanted = {} if digest is None else await loop.run_in_executor(self._executor, find, digest)
         found = {
-            name: await self.open(source, digest=wanted.get(name), progress=progress)
+            name: await self.open(source, digest=wanted.get(name), tell=tell)
             for name, source in sources.items()
         }
         digests = {name: source.manifest.digest for name, source in found.items()}
@@ -118,56 +121,32 @@ class Catalog:
             await loop.run_in_executor(self._executor, keep, digests)
         return found
 
-    def _reader(self, source: Source) -> Reader | Roots:
-        readers: dict[str, Reader] = {}
-        for selection in source.selections:
-            if selection.label not in readers:
-                readers[selection.label] = self._reader_of(selection)
-        # Without a label there is one root only.
-        return readers[""] if "" in readers else Roots(readers)
+    def _find(self, source: Source, digest: str | None, tell: Tell) -> asyncio.Future[Manifest]:
+        if isinstance(source, Objects) and not source.has_bucket:
+            return asyncio.get_running_loop().run_in_executor(
+                self._executor, self._find_in_folders, source, digest, tell
+            )
+        work = self._find_in_store(source, digest, tell)
+        return self._ais.run_soon(work, name=f"open {source.location}")
 
-    def _reader_of(self, selection: Selection) -> Reader:
-        if selection.bucket is None:
-            return LocalReader(selection.path, self._executor)
-        return self._ais.reader(selection.bucket)
-
-    def _find(
-        self, source: Source, digest: str | None, progress: Callable[[int], None]
-    ) -> asyncio.Future[Manifest]:
-        if source.has_bucket:
-            work = self._find_in_store(source, digest, progress)
-            return self._ais.run_soon(work, name=f"open {source.location}")
-        return asyncio.get_running_loop().run_in_executor(
-            self._executor, self._find_in_folders, source, digest, progress
-        )
-
-    async def _find_in_store(
-        self, source: Source, digest: str | None, progress: Callable[[int], None]
-    ) -> Manifest:
+    async def _find_in_store(self, source: Source, digest: str | None, tell: Tell) -> Manifest:
         loop = asyncio.get_running_loop()
         manifests = self._manifests
         with _naming(source, manifests):
             manifest = await loop.run_in_executor(self._executor, manifests.find, source, digest)
             if manifest is None:
-                listed = await list_source(
-                    source,
-                    manifests.folder,
-                    ais=self._ais,
-                    executor=self._executor,
-                    progress=progress,
-                )
-                manifest = await loop.run_in_executor(
-                    self._executor, manifests.keep, source, listed
-                )
+                inventory = Inventory(manifests, ais=self._ais, executor=self._executor, tell=tell)
+                taken = await inventory.take(source)
+                manifest = await loop.run_in_executor(self._executor, manifests.keep, source, taken)
         return _checked(source, manifest, digest)
 
-    def _find_in_folders(
-        self, source: Source, digest: str | None, progress: Callable[[int], None]
-    ) -> Manifest:
+    def _find_in_folders(self, source: Objects, digest: str | None, tell: Tell) -> Manifest:
         with _naming(source, self._manifests):
             manifest = self._manifests.find(source, digest)
             if manifest is None:
-                listed = list_folders(source, self._manifests.folder, progress)
+                listed = list_folders(
+                    source, self._manifests.folder, lambda found: tell(Progress("listing", found))
+                )
                 manifest = self._manifests.keep(source, listed)
         return _checked(source, manifest, digest)
 

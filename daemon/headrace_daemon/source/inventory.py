@@ -1,4 +1,4 @@
-"""The inventory of a source: each of its selections listed, and put together into one manifest.
+"""The inventory of a source: what is listed and indexed, put together into one manifest.
 
 The order is that of the selections, and within each that of its own list; with several selections
 nothing is sorted over their edges.  Memory is bounded by a piece, as in each list.
@@ -6,32 +6,49 @@ nothing is sorted over their edges.  Memory is bounded by a piece, as in each li
 
 from __future__ import annotations
 
+import logging
 import tempfile
+from contextlib import contextmanager
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from headrace.shards import MultiShard, Shards
+
+from ..errors import ObjectError
 from .local import list_folder
+from .progress import Progress, Tell, nobody
+from .readers import reader_of
+from .shards.indexstore import IndexStore
+from .shards.join import join_streams
+from .shards.make import index_shards
+from .shards.policy import ShardPolicy
+from .shards.samples import Members, list_samples
+from .shards.table import Divided, as_indexed, shards_of
 from .together import run_in_thread
 from .writer import ManifestWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
     from concurrent.futures import Executor
 
+    from headrace.located import Located
     from headrace.manifest import Manifest
     from headrace.selections import Selection
     from headrace.sources import Source
 
     from .ais.store import AisStore
+    from .store import ManifestStore
+
+logger = logging.getLogger(__name__)
 
 _PIECE: Final = 1 << 14
 """Entries that are copied at a time."""
 
 
 def list_folders(
-    source: Source, root: Path, progress: Callable[[int], None] = lambda found: None
+    source: Located, root: Path, progress: Callable[[int], None] = lambda found: None
 ) -> Manifest:
     """List a source that has no buckets; blocks, and may take long.
 
@@ -53,14 +70,14 @@ def list_folders(
 
 
 async def list_source(
-    source: Source,
+    source: Located,
     root: Path,
     *,
     ais: AisStore,
     executor: Executor,
     progress: Callable[[int], None] = lambda found: None,
 ) -> Manifest:
-    """List a source that has buckets.
+    """List the objects of a source.
 
     Args:
         source: What to list.
@@ -73,6 +90,8 @@ async def list_source(
         SourceError: If something of it cannot be listed, or is empty.
     """
     selections = source.selections
+    if not source.has_bucket:
+        return await run_in_thread(executor, partial(list_folders, source, root, progress))
     if len(selections) == 1:
         return await ais.list_objects(selections[0], root, progress)
     with _Sum(root, progress) as parts:
@@ -85,6 +104,100 @@ async def list_source(
                 )
             await run_in_thread(executor, partial(parts.add, selection, found))
         return await run_in_thread(executor, parts.joined)
+
+
+class Inventory:
+    """Takes the inventory of sources.
+
+    Args:
+        manifests: Where manifests and indexes are kept.
+        ais: The cluster that buckets are in.
+        executor: Threads for listing folders, and for putting things together.
+        tell: Called, possibly from a thread, while it goes on.
+    """
+
+    def __init__(
+        self, manifests: ManifestStore, *, ais: AisStore, executor: Executor, tell: Tell = nobody
+    ) -> None:
+        self._manifests = manifests
+        self._root = manifests.folder
+        self._ais = ais
+        self._executor = executor
+        self._tell = tell
+
+    async def take(self, source: Source) -> Manifest:
+        """Return what a source has now, stored among the manifests.
+
+        Raises:
+            SourceError: If something of it cannot be listed or indexed, or it is empty.
+        """
+        if isinstance(source, Shards):
+            return await self._take_shards(source, self._root)
+        if isinstance(source, MultiShard):
+            return await self._take_streams(source)
+        return await self._list(source, self._root)
+
+    async def _list(self, source: Located, root: Path, what: str = "") -> Manifest:
+        return await list_source(
+            source,
+            root,
+            ais=self._ais,
+            executor=self._executor,
+            progress=lambda found: self._tell(Progress("listing", found, what=what)),
+        )
+
+    async def _take_shards(self, source: Shards, root: Path, what: str = "") -> Manifest:
+        with self._aside() as folder:
+            table = await self._list(source, folder, what)
+            table, members_of = await self._index(source, table, what)
+            return await run_in_thread(
+                self._executor, partial(list_samples, source, table, members_of, root)
+            )
+
+    async def _take_streams(self, source: MultiShard) -> Manifest:
+        with self._aside() as folder:
+            streams = {
+                name: await self._take_shards(stream, folder, name)
+                for name, stream in source.streams.items()
+            }
+            return await run_in_thread(
+                self._executor, partial(join_streams, source, streams, self._root)
+            )
+
+    async def _index(
+        self, source: Shards, table: Manifest, what: str
+    ) -> tuple[Manifest, Callable[[int], Members | None]]:
+        """Return the table of shards as they are now, and what has the members of each."""
+        shards = await run_in_thread(self._executor, partial(shards_of, source, table))
+        indices = await index_shards(
+            shards,
+            Divided(reader_of(source, self._ais, self._executor)),
+            IndexStore(self._manifests.root, ShardPolicy(links=source.links)),
+            executor=self._executor,
+            progress=lambda done, total, members: self._tell(
+                Progress("indexing", done, total, members, what)
+            ),
+            on_bad="skip" if source.on_bad_shard == "skip" else "fail",
+        )
+        for index in indices:
+            if isinstance(index, ObjectError):
+                logger.warning("shard left out source=%s: %s", source.location, index)
+                self._tell(Progress("skipped", 1, what=f"shard left out: {index}"))
+
+        def members_of(row: int) -> Members | None:
+            index = indices[row]
+            if isinstance(index, ObjectError):
+                return None
+            return Members(index.all_names(), index.starts, index.sizes)
+
+        return as_indexed(table, shards), members_of
+
+    @contextmanager
+    def _aside(self) -> Iterator[Path]:
+        """Return a folder for what is not needed for itself."""
+        self._root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".writing-", dir=self._root) as aside:
+            yield Path(aside)
 
 
 class _Sum:

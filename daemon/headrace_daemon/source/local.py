@@ -1,7 +1,7 @@
 """A local folder as a source: its listing and its reader, of whole files and of ranges.
 
-Detects that a file is gone or has another size than when it was listed; a change that keeps the
-size goes unnoticed.
+Detects that a file is gone or has another size than when it was listed; of a file that is a sample,
+a change that keeps the size goes unnoticed, of a shard the time of the change tells.
 """
 
 from __future__ import annotations
@@ -211,7 +211,7 @@ class LocalReader:
         try:
             file = open_file(path)
             try:
-                size, done = file.size(), 0
+                size, done = file.facts().size, 0
                 while size == wanted and done < wanted:
                     got = os.readv(file.descriptor, [request.target[done:]])
                     if not got:
@@ -231,7 +231,11 @@ class LocalReader:
         told = f"bytes {request.start}-{request.stop - 1} of file {path}: it"
         try:
             file = files.open(path)
-            size = file.size()
+            size, version = file.facts()
+            if request.version and version != request.version and size == request.object_bytes:
+                raise ObjectChangedError(
+                    path, f"{told} was changed after the listing, at the same size; {LIST_ANEW}"
+                )
             if size == request.object_bytes:
                 end = self._scatter.read(file, request.places)
                 if end is not None:

@@ -29,13 +29,28 @@ class NotRegularError(Exception):
     """There is something else than a file under a name."""
 
 
+def version_of_file(changed_ns: int) -> bytes:
+    """Return what stands for the version of a file: when it was changed, ns."""
+    return b"%x" % changed_ns
+
+
+class FileFacts(NamedTuple):
+    """What a file is at this moment."""
+
+    size: int
+    """Bytes."""
+
+    version: bytes
+    """See `version_of_file`."""
+
+
 class OpenFile(NamedTuple):
     """A file, open."""
 
     descriptor: int
 
-    def size(self) -> int:
-        """Return how long it is at this moment.
+    def facts(self) -> FileFacts:
+        """Return what it is at this moment.
 
         Raises:
             NotRegularError: If it is no regular file.
@@ -44,7 +59,7 @@ class OpenFile(NamedTuple):
         facts = os.fstat(self.descriptor)
         if not stat.S_ISREG(facts.st_mode):
             raise NotRegularError
-        return facts.st_size
+        return FileFacts(facts.st_size, version_of_file(facts.st_mtime_ns))
 
     def close(self) -> None:
         """Close it."""

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
-
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from headrace.manifest import Manifest
 
     from ..errors import ObjectError
 
@@ -172,40 +166,11 @@ class Reader(Protocol):
         ...
 
 
-def requests_of(
-    manifest: Manifest,
-    indices: NDArray[np.uint64],
-    names: Sequence[str],
-    offsets: NDArray[np.uint64],
-    lengths: NDArray[np.uint64],
-    view: memoryview,
-    on_bad: Callable[[int, ObjectError], None] | None = None,
-) -> list[ReadRequest]:
-    """Return the requests for some samples of a manifest.
-
-    Args:
-        manifest: Of the source.
-        indices: The samples, u64[n].
-        names: Their names, in the same order.
-        offsets: Where each goes in the view, u64[n].
-        lengths: Bytes of each, u64[n].
-        view: Writable.  The requests have slices of it, which the caller releases.
-        on_bad: Called with the place of a sample in the order, and why it cannot be read; None
-            where that fails the read.
-    """
-    requests = [
-        ReadRequest(name, view[offset : offset + length], checksum, version)
-        for name, offset, length, checksum, version in zip(
-            names,
-            offsets.tolist(),
-            lengths.tolist(),
-            manifest.checksums_of(indices),
-            manifest.versions_of(indices),
-            strict=True,
-        )
-    ]
-    if on_bad is None:
-        return requests
-    return [
-        request._replace(on_bad=partial(on_bad, place)) for place, request in enumerate(requests)
-    ]
+def release(requests: Sequence[Request]) -> None:
+    """Let go of the memory of some requests."""
+    for request in requests:
+        if isinstance(request, ReadRequest):
+            request.target.release()
+        else:
+            for place in request.places:
+                place.target.release()

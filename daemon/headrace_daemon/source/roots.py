@@ -1,7 +1,7 @@
 """The roots of a source: which reader an object has, where a source has several buckets or folders.
 
-The name of a sample begins with the label of its root then (`headrace.selections`), so it says
-itself who reads it.
+The name of an object begins with the label of its root then (`headrace.selections`), or with the
+name of its stream where several are joined, so it says itself who reads it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Roots:
         readers: By label.
     """
 
-    def __init__(self, readers: Mapping[str, Reader]) -> None:
+    def __init__(self, readers: Mapping[str, Reader | Roots]) -> None:
         self._readers = readers
 
     def divide(self, requests: Sequence[Request]) -> list[tuple[Reader, Sequence[Request]]]:
@@ -34,4 +34,8 @@ class Roots:
         for request in requests:
             label, _, name = request.name.partition("/")
             divided.setdefault(label, []).append(request._replace(name=name))
-        return [(self._readers[label], own) for label, own in divided.items()]
+        found: list[tuple[Reader, Sequence[Request]]] = []
+        for label, own in divided.items():
+            reader = self._readers[label]
+            found += reader.divide(own) if isinstance(reader, Roots) else [(reader, own)]
+        return found

@@ -39,6 +39,7 @@ class ManifestStore:
     """
 
     def __init__(self, root: Path) -> None:
+        self.root = root
         self.folder = root / "manifests"
         """Where the manifests are, by digest."""
         self._sources = root / "sources"

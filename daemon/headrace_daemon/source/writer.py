@@ -59,8 +59,8 @@ class ManifestWriter:
             raise
         return self
 
-    def _column(self, name: str, dtype: DTypeLike) -> _Column:
-        column = _Column(self._folder / f"{name}.npy", dtype)
+    def _column(self, name: str, dtype: DTypeLike, *, width: int | None = None) -> _Column:
+        column = _Column(self._folder / f"{name}.npy", dtype, width=width)
         self._columns.append(column)
         return column
 
@@ -114,11 +114,7 @@ class ManifestWriter:
         Raises:
             ValueError: If they are sorted, and a name was appended twice.
         """
-        for column in self._columns:
-            column.finish()
-        for optional in (self._checksums, self._versions):
-            if not optional.has_content:
-                optional.path.unlink()
+        self._finish_columns()
         if self._is_sorted or self._is_ordered:
             manifest = Manifest.map(self._folder)
             manifest.install(self._folder, self._root)
@@ -126,6 +122,21 @@ class ManifestWriter:
             manifest = _sorted(Manifest.map(self._folder))
             manifest.save(self._root)
         return Manifest.load(self._root, manifest.digest)
+
+    def map(self) -> Manifest:
+        """Return the manifest of what was appended, in its order, and store it nowhere.
+
+        Its memory stays valid when the files are gone.
+        """
+        self._finish_columns()
+        return Manifest.map(self._folder)
+
+    def _finish_columns(self) -> None:
+        for column in self._columns:
+            column.finish()
+        for optional in (self._checksums, self._versions):
+            if not optional.has_content:
+                optional.path.unlink()
 
 
 def _rises(names: Sequence[bytes]) -> bool:
@@ -163,11 +174,18 @@ _COPY_ROWS: Final = 1 << 16
 
 
 class _Column:
-    """One ``.npy`` file that grows; a column of text becomes wider where it has to."""
+    """One ``.npy`` file that grows; a column of text becomes wider where it has to.
 
-    def __init__(self, path: Path, dtype: DTypeLike) -> None:
+    Args:
+        path: The file.
+        dtype: Of its numbers.
+        width: Numbers in a row, if these are several.
+    """
+
+    def __init__(self, path: Path, dtype: DTypeLike, *, width: int | None = None) -> None:
         self.path = path
         self._dtype = np.dtype(dtype)
+        self._row_shape = () if width is None else (width,)
         self._file = path.open("w+b")
         self._rows = 0
         self.has_content = False
@@ -180,7 +198,7 @@ class _Column:
             self._widen(rows.dtype)
         if rows.dtype.kind == "S" and not self.has_content:
             self.has_content = bool(rows.any())
-        self._file.write(rows.astype(self._dtype, copy=False).data)
+        self._file.write(np.ascontiguousarray(rows, dtype=self._dtype).data)
         self._rows += len(rows)
 
     def _widen(self, dtype: np.dtype[Any]) -> None:
@@ -213,6 +231,6 @@ class _Column:
             {
                 "descr": npy.dtype_to_descr(self._dtype),
                 "fortran_order": False,
-                "shape": (self._rows,),
+                "shape": (self._rows, *self._row_shape),
             },
         )

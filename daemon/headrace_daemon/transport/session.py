@@ -27,13 +27,14 @@ from headrace.topology import Topology
 
 from .. import __version__
 from ..assemble.layout import lay_out
+from ..assemble.requests import requests_of
 from ..assemble.slots import Slot
 from ..errors import to_message
 from ..feed.dictated import Dictation
 from ..feed.feed import ReadyBatch
 from ..feed.planner import EpochEdge, Finish
 from ..feed.registry import check_group
-from ..source.reader import requests_of
+from ..source.reader import release
 from .peer import DeathWatch
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from ..feed.streams import Streams
     from ..fetch.budget import Budget
     from ..fetch.fetcher import Fetcher
+    from ..source.progress import Progress, Tell
 
 logger = logging.getLogger(__name__)
 
@@ -247,9 +249,7 @@ class Session:
         # Not the error, which would keep this frame, and that a manifest.
         refusal: m.Error | None = None
         try:
-            entry = await self._registry.open(
-                request, dictation=dictation, progress=self._progress("listing")
-            )
+            entry = await self._registry.open(request, dictation=dictation, tell=self._teller())
             entry.feed.on_change = self._wake.set
             self.entry = entry
             if self._is_draining:
@@ -272,16 +272,17 @@ class Session:
             await self._end_feed(refusal)
             self._wake.set()
 
-    def _progress(self, kind: str) -> Callable[[int], None]:
+    def _teller(self) -> Tell:
         """Return a callback, for any thread, that tells the client of long work."""
         loop = asyncio.get_running_loop()
 
-        def tell(done: int) -> None:
-            self._say(m.Notice(kind=kind, text=f"{done} objects listed", done=done))
+        def tell(far: Progress) -> None:
+            notice = m.Notice(kind=far.kind, text=far.text, done=far.done, total=far.total)
+            self._say(notice)
             self._wake.set()
 
-        def tell_from_thread(done: int) -> None:
-            loop.call_soon_threadsafe(tell, done)
+        def tell_from_thread(far: Progress) -> None:
+            loop.call_soon_threadsafe(tell, far)
 
         return tell_from_thread
 
@@ -332,7 +333,7 @@ class Session:
     async def _look_up(self, request: m.Lookup) -> m.Entries:
         topology = Topology(request.rank, request.world_size)
         stream = await self._streams.bind(
-            request.stream, topology, request.start, progress=self._progress("listing")
+            request.stream, topology, request.start, tell=self._teller()
         )
         if request.group and not isinstance(stream.stream.plan, Dictated):
             check_group(request)
@@ -356,12 +357,10 @@ class Session:
         )
 
     async def _read(self, request: m.Read) -> None:
-        stream = await self._streams.bind(
-            request.stream, Topology(), None, progress=self._progress("listing")
-        )
+        stream = await self._streams.bind(request.stream, Topology(), None, tell=self._teller())
         manifest = stream.source.manifest
         indices = _indices(request.indices, len(manifest))
-        layout = lay_out(manifest.sizes[indices])
+        layout = lay_out(manifest.lengths_of(indices))
         if layout.num_bytes > MAX_PAYLOAD_BYTES:
             raise PlanError(
                 f"{len(indices)} samples of {layout.num_bytes} bytes together are above the limit "
@@ -377,18 +376,15 @@ class Session:
         try:
             slot = Slot(layout.num_bytes)
             try:
-                wanted = requests_of(
-                    manifest, indices, names, layout.offsets, layout.lengths, slot.view
-                )
+                wanted = requests_of(manifest, indices, names, layout, slot.view)
                 try:
                     await self._fetcher.fetch(stream.source.reader, wanted)
                 finally:
-                    for one in wanted:
-                        one.target.release()
+                    release(wanted)
                 header = m.Samples(
                     request=request.request,
                     n=len(names),
-                    fields=("data",),
+                    fields=manifest.fields,
                     keys=tuple(names),
                     off=layout.offsets.astype(_U64).tobytes(),
                     lengths=layout.lengths.astype(_U64).tobytes(),
@@ -607,7 +603,7 @@ def _header(entry: OpenFeed, batch: ReadyBatch, *, seq: int) -> m.Batch:
         stream=planned.stream or entry.stream.name,
         role="extra" if planned.role and _has_extras(entry) else "main",
         n=len(batch.names),
-        fields=("data",),
+        fields=batch.fields,
         ids=planned.indices.astype(_U64, copy=False).tobytes(),
         keys=tuple(batch.names),
         off=batch.layout.offsets.astype(_U64, copy=False).tobytes(),

@@ -51,7 +51,7 @@ def manifest() -> Manifest:
     manifest.sizes = np.broadcast_to(np.int64(SIZE), (BILLION,))
     manifest.offsets = np.broadcast_to(np.uint64(0), (BILLION + 1,))
     manifest.names = np.empty(0, dtype=np.uint8)
-    manifest.checksums = manifest.versions = None
+    manifest.checksums = manifest.versions = manifest.placement = None
     manifest._extent = None
     manifest.digest, manifest.blocks = "ab" * 32, [""] * 64
     assert manifest.extent.total_bytes == SIZE * BILLION

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from headrace.manifest import Manifest
     from headrace.selections import Selection
+    from headrace_daemon.source.progress import Progress
     from tests.support.loops import Loop
 
 
@@ -128,9 +129,9 @@ def test_progress_of_a_listing_is_passed_on(
 ) -> None:
     monkeypatch.setattr("headrace_daemon.source.local._PROGRESS_EVERY", 1)
     catalog = folders(ManifestStore(tmp_path / "state"), threads)
-    told: list[int] = []
-    run(catalog.open(Objects(str(data)), progress=told.append))
-    assert told == [1, 2]
+    told: list[Progress] = []
+    run(catalog.open(Objects(str(data)), tell=told.append))
+    assert [far.text for far in told] == ["1 objects listed", "2 objects listed"]
 
 
 def test_a_source_that_cannot_be_listed_is_refused_and_can_be_mended(

@@ -19,6 +19,7 @@ from headrace.protocol import State
 from headrace.protocol import messages as m
 from headrace_daemon.errors import ObjectMissingError
 from headrace_daemon.source.catalog import OpenSource
+from headrace_daemon.source.progress import Progress
 from headrace_daemon.transport import session as session_module
 from headrace_daemon.transport.session import MAX_INDICES, MAX_REQUESTS
 from tests.support.loops import run, turns, until
@@ -738,8 +739,9 @@ def test_a_long_listing_is_told_as_it_goes_on(loop: Loop) -> None:
             client = await open_ones.greeted()
             await client.send(m.Open())
             await until(lambda: catalog.num_waiting)
-            assert catalog.progress is not None
-            await asyncio.get_running_loop().run_in_executor(None, catalog.progress, 10_000)
+            assert catalog.tell is not None
+            far = Progress("listing", 10_000)
+            await asyncio.get_running_loop().run_in_executor(None, catalog.tell, far)
             notice = await client.notice()
             assert (notice.kind, notice.done) == ("listing", 10_000)
             catalog.gate.set_result(None)

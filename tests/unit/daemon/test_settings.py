@@ -191,7 +191,11 @@ def source(fields: str) -> str:
             "streams.train.source",
             ["uri='ftp://x'", "supported are file://"],
         ),
-        (source('type = "Obj", uri = "/"'), "source.type = 'Obj'", ["allowed: Objects"]),
+        (
+            source('type = "Obj", uri = "/"'),
+            "source.type = 'Obj'",
+            ["allowed: MultiShard, Objects, Shards"],
+        ),
         (
             plan('type = "Shuffeld", batch_size = 2'),
             "plan.type = 'Shuffeld'",

@@ -134,7 +134,7 @@ def test_a_search_that_failed_is_made_again(monkeypatch: pytest.MonkeyPatch) -> 
     async def main() -> None:
         stream, sizes = await bound(Sequential(batch_size=2)), SlotSizes(InlineExecutor())
         with monkeypatch.context() as patched:
-            patched.setattr(sizes_module, "padded", lambda sizes: 1 // 0)
+            patched.setattr(sizes_module, "room_of", lambda sizes: 1 // 0)
             with pytest.raises(ZeroDivisionError):
                 await sizes.of_rank(stream, stream.cursor)
         assert (await sizes.of_rank(stream, stream.cursor)).weight == 384

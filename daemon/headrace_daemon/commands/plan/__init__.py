@@ -73,13 +73,14 @@ def run(options: argparse.Namespace) -> int:
 
         points = Points(what)
         adders.append(points.add)
-    with working("counting") as say:
+    with working("counting") as line:
         done = 0
         for steps in _chained(first, chunks):
             for add in adders:
                 add([batch for step in steps for batch in step])
             done += len(steps)
-            say(f"{done:,} of {within.num_counted:,} steps")
+            far = f"{done:,} of {within.num_counted:,} steps"
+            line.show(far, done=done, total=within.num_counted)
         if summary is not None:
             found = summary.facts(bound, within, len(chosen), options.world_size)
             more["summary"] = found

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from headrace.plans import ByteBudget, Chain, Data, Interleaved, Plan
 from headrace.plans.base import Ordered
-from headrace.sources import Objects, Source, Stream
+from headrace.sources import Source, Stream, typed
 
 from ...errors import SettingsError
 from ...settings import Settings, load, part
-from ..sources import configured_stream, current_manifest
+from ..sources import configured_stream, current_manifest, named_source
 from .choice import SHORTCUTS, chosen_plan, table, to_plan
 from .columns import columns, lengths, sizes
 
@@ -74,7 +74,7 @@ def named_subject(options: argparse.Namespace) -> Subject:
                 by_source[place] = current_manifest(settings, place)
             found.manifests[name] = by_source[place]
         data = {
-            name: Data(len(manifest), manifest.digest, {"sizes": manifest.sizes})
+            name: Data(len(manifest), manifest.digest, {"sizes": manifest.sizes}, manifest.bounds)
             for name, manifest in found.manifests.items()
         }
     data = columns(options.column, sizes(options.sizes, data))
@@ -102,7 +102,7 @@ def streams_of(plan: Described) -> dict[str, Ordered]:
 def _plan_and_source(options: argparse.Namespace, settings: Settings) -> tuple[Plan, Source | None]:
     given = None
     if options.source is not None:
-        given = Objects(options.source, suffix=tuple(options.suffix))
+        given = named_source(options)
     elif options.suffix and options.config is None:
         raise SettingsError("--suffix belongs to a SOURCE: a stream has its own")
     if given is not None and options.length:
@@ -110,7 +110,7 @@ def _plan_and_source(options: argparse.Namespace, settings: Settings) -> tuple[P
     if options.config is not None:
         if given is not None:
             raise SettingsError("give a SOURCE or --config, not both")
-        _refuse_plan_options(options, "--config", ("suffix",))
+        _refuse_plan_options(options, "--config", ("suffix", "shards"))
         stream = configured_stream(settings, options.stream)[1]
         assert isinstance(stream.plan, Plan), "settings refuse any other"
         return stream.plan, stream.source
@@ -125,7 +125,8 @@ def _plan_and_source(options: argparse.Namespace, settings: Settings) -> tuple[P
 
 def _refuse_plan_options(options: argparse.Namespace, origin: str, others: tuple[str, ...]) -> None:
     for name in (*others, "plan", "option", *SHORTCUTS):
-        if getattr(options, name) not in (None, []):
+        value = getattr(options, name)
+        if not (value is None or value is False or value == []):
             raise SettingsError(
                 f"--{name.replace('_', '-')} belongs to a SOURCE: with {origin} the source and the "
                 "plan are those of the stream"
@@ -178,7 +179,8 @@ def _source(facts: Any, path: str) -> Source | None:  # noqa: ANN401 - of a file
         return None
     if not isinstance(facts, dict):
         raise SettingsError(f"--stream {path}: source = {facts!r}: write source = {{ uri = … }}")
-    source: Source = part(facts, Source, origin=f"--stream {path}: source")
+    described = typed({"source": facts})["source"]
+    source: Source = part(described, Source, origin=f"--stream {path}: source")
     return source
 
 

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Self
 from headrace.manifest import written_aside
 
 from ...errors import StateFolderError
+from ..openfiles import version_of_file
 from .index import DamagedIndexError, ShardIndex
 from .policy import DEFAULT_POLICY, ShardPolicy
 
@@ -97,7 +98,7 @@ class Shard(NamedTuple):
         facts = os.stat(path)
         numbers = struct.pack("<qQ", facts.st_mtime_ns, facts.st_ino)
         packed = _packed(facts.st_size, b"file", os.fsencode(path), numbers)
-        return cls(name, facts.st_size, packed)
+        return cls(name, facts.st_size, packed, version=version_of_file(facts.st_mtime_ns))
 
 
 def _packed(size: int, *facts: bytes) -> bytes:

@@ -1,0 +1,141 @@
+"""The samples of a source of shards: from the members of each shard to a manifest.
+
+Fields are fixed over all shards before the first sample is written, so that the first sample has
+the same ones as the last.  The order is that of the shards and of the archives.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import numpy as np
+
+from headrace.errors import MemberError
+from headrace.members import group_members, split_name
+from headrace.placement import ABSENT
+from headrace.shards import MAX_FIELDS
+
+from ...errors import SamplesError
+from .writer import SampleWriter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from headrace.manifest import Manifest
+    from headrace.shards import Shards
+
+_SHOWN: Final = 8
+
+
+class Members(NamedTuple):
+    """The regular members of one shard, in the order of the archive."""
+
+    names: Sequence[str]
+    starts: NDArray[np.uint64]  # u64[m], where the data of each begins in the shard
+    sizes: NDArray[np.int64]  # i64[m], bytes
+
+
+def list_samples(
+    source: Shards,
+    table: Manifest,
+    members_of: Callable[[int], Members | None],
+    root: Path,
+    progress: Callable[[int], None] = lambda samples: None,
+) -> Manifest:
+    """Return the manifest of the samples of some shards; blocks, and may take long.
+
+    Args:
+        source: Says what is a sample.
+        table: The shards.
+        members_of: Returns the members of a shard of the table, or None for one that is left out.
+        root: Where manifests are; it is stored there.
+        progress: Called now and then with the number of samples found so far.
+
+    Raises:
+        SamplesError: If members do not form samples, a sample lacks a field, or there is none.
+    """
+    fields = source.fields
+    if fields is None:
+        fields = _fields_of(source, table, members_of)
+    numbers = {field: number for number, field in enumerate(fields)}
+    with SampleWriter(root, fields, [0] * len(fields), table) as writer:
+        for row in range(len(table)):
+            members = members_of(row)
+            if members is not None:
+                _add_shard(source, table.name(row), row, members, numbers, writer)
+            writer.end_shard()
+            progress(writer.num_entries)
+        if not writer.num_entries:
+            raise SamplesError(
+                source.location,
+                f"the {len(table)} shards of {source.location} have no sample: a sample has a name "
+                "with a dot in its last component, as in 000.jpg",
+            )
+        return writer.finish()
+
+
+def _fields_of(
+    source: Shards, table: Manifest, members_of: Callable[[int], Members | None]
+) -> tuple[str, ...]:
+    """Return the fields that any sample has, in alphabetical order."""
+    found: set[str] = set()
+    for row in range(len(table)):
+        members = members_of(row)
+        if members is None:
+            continue
+        rule, lowercase = source.rule, source.lowercase
+        for name in members.names:
+            split = split_name(name, rule, lowercase=lowercase)
+            if split is not None:
+                found.add(split.field)
+        if len(found) > MAX_FIELDS:
+            raise SamplesError(
+                source.location,
+                f"the samples of {source.location} have more than {MAX_FIELDS} fields "
+                f"({', '.join(sorted(found)[:_SHOWN])}, …): name those that you want with fields=",
+            )
+    return tuple(sorted(found)) or ("",)
+
+
+def _add_shard(
+    source: Shards,
+    shard: str,
+    row: int,
+    members: Members,
+    numbers: dict[str, int],
+    writer: SampleWriter,
+) -> None:
+    """Append the samples of one shard."""
+    try:
+        samples = group_members(members.names, source.rule, lowercase=source.lowercase, shard=shard)
+    except MemberError as error:
+        raise SamplesError(f"{source.location} {shard}", str(error)) from error
+    # The member of each value, by sample and field; -1 for none.
+    where = np.full((len(samples), len(numbers)), -1, dtype=np.int64)
+    for place, sample in enumerate(samples):
+        for field, member in sample.members.items():
+            number = numbers.get(field)
+            if number is not None:
+                where[place, number] = member
+    keys = [sample.key.encode() for sample in samples]
+    is_absent = where < 0
+    has_any = ~is_absent.all(axis=1)
+    if not has_any.all():
+        keys = [keys[place] for place in np.flatnonzero(has_any).tolist()]
+        where, is_absent = where[has_any], is_absent[has_any]
+    if source.missing == "error" and is_absent.any():
+        place, number = np.argwhere(is_absent)[0].tolist()
+        raise SamplesError(
+            f"{source.location} {shard}",
+            f"sample {keys[place].decode()!r} of shard {shard!r} lacks field "
+            f"{list(numbers)[number]!r}: name the fields that all samples have with fields=, or "
+            "say what such a sample has with missing='none' or missing='empty'",
+        )
+    absent = 0 if source.missing == "empty" else ABSENT
+    starts = np.where(is_absent, np.uint64(0), members.starts[where])
+    lengths = np.where(is_absent, np.int64(absent), members.sizes[where])
+    shards = np.full((len(keys), 1), row, dtype=np.uint32)
+    writer.add(keys, starts, lengths, shards)

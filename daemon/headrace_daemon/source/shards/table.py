@@ -1,0 +1,90 @@
+"""The table of shards: what identifies each shard of a listing, and who reads it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from headrace.manifest import Manifest
+
+from ...errors import ObjectChangedError, ObjectUnreadableError
+from ..roots import Roots
+from .indexstore import Shard
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from headrace.shards import Shards
+
+    from ..reader import RangeRequest, Reader
+
+
+def shards_of(source: Shards, table: Manifest) -> list[Shard]:
+    """Return what identifies each shard of a listing; looks at those that are files.
+
+    Raises:
+        ObjectError: If a file is gone, or has changed since it was listed.
+    """
+    roots = {selection.label: selection for selection in source.selections}
+    indices = np.arange(len(table), dtype=np.uint64)
+    shards: list[Shard] = []
+    for name, size, checksum, version in zip(
+        table.names_of(indices),
+        table.sizes.tolist(),
+        table.checksums_of(indices),
+        table.versions_of(indices),
+        strict=True,
+    ):
+        label, _, rest = name.partition("/")
+        root, own = (roots[""], name) if "" in roots else (roots[label], rest)
+        if root.bucket is not None:
+            shard = Shard.of_object(root.root, own, size, checksum, version)
+        else:
+            shard = _of_file(own, Path(root.path, own), size)
+        shards.append(shard._replace(name=name))
+    return shards
+
+
+def _of_file(name: str, path: Path, size: int) -> Shard:
+    try:
+        shard = Shard.of_file(name, path)
+    except OSError as error:
+        raise ObjectUnreadableError(
+            str(path), f"shard {path} cannot be read: {error.strerror}"
+        ) from error
+    if shard.size != size:
+        raise ObjectChangedError(
+            str(path),
+            f"shard {path} has {shard.size} bytes, it had {size} when it was listed: let it be "
+            "written, then list anew",
+        )
+    return shard
+
+
+def as_indexed(table: Manifest, shards: Sequence[Shard]) -> Manifest:
+    """Return a table with the versions that its shards had when they were indexed."""
+    versions = np.array([shard.version for shard in shards], dtype=np.bytes_)
+    if not versions.any():
+        return table
+    return Manifest(table.sizes, table.offsets, table.names, table.checksums, versions)
+
+
+class Divided:
+    """Reads ranges of a source that may have several roots.
+
+    Args:
+        reader: That of the source.
+    """
+
+    def __init__(self, reader: Reader | Roots) -> None:
+        self._reader = reader
+
+    async def read(self, requests: Sequence[RangeRequest]) -> None:
+        """Fill the places of all requests (see `Reader.read`)."""
+        if isinstance(self._reader, Roots):
+            for reader, own in self._reader.divide(requests):
+                await reader.read(own)
+        else:
+            await self._reader.read(requests)
