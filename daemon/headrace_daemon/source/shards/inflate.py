@@ -171,8 +171,7 @@ class Gzip(_Frames):
         if frame.eof:
             self._end_frame()
             return out, len(frame.unused_data)
-        # A full buffer says nothing about what zlib holds beside the input that it has not used.
-        self._has_more = len(out) == limit and not frame.unconsumed_tail
+        # What zlib may hold back comes with the input that is left, at least with the checksum.
         return out, len(frame.unconsumed_tail)
 
 

@@ -148,7 +148,7 @@ def test_what_was_finished_before_a_cancellation_is_kept(
             await hanging.hangs.wait()
             work.cancel()
         reader = MemoryReader(shards())
-        made = await index_shards(reader.all(), reader, store, executor=executor)
+        made = await index_shards(reader.all(), reader, store, executor=executor, width=1)
         assert [len(index) for index in made if isinstance(index, ShardIndex)] == [0, 1, 2, 3, 4]
         assert [request.name for request in reader.requests] == ["2.tar", "3.tar", "4.tar"]
 

@@ -257,7 +257,8 @@ def test_members_of_a_stored_shard_are_streamed_by_ranges(kind: str, loop: Loop)
     assert run(case(), loop) == members
     size = len(reader.shards[name])
     assert size * 0.99 <= reader.num_bytes <= size + (66 << 10)
-    assert len(reader.requests) <= 6
+    # Those of a zip are unpacked 1 MiB at a time; its directory comes first.
+    assert len(reader.requests) == {"tar": 4, "tar.gz": 1, "tar.lz4": 1, "zip": 5}[kind]
 
 
 def test_what_precedes_the_damage_is_streamed(loop: Loop) -> None:
