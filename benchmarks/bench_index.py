@@ -1,7 +1,7 @@
 """How long does it take to index a million samples, and how much of the shards is read for it?
 
-Isolated: the walker, the index and the store of `source/shards`, with reads of a local folder by
-``pread`` in two threads; no feed, no socket.
+Isolated: walker, index and store of `source/shards`, with the daemon's reader of folders
+in two threads; no feed, no socket.
 
 * *small*: 200,000 samples of two members (400 B, 2 B) in 100 shards of 410 MB in the page cache,
   indexed from nothing five times, which makes a million; and found again in the state folder.
@@ -18,7 +18,6 @@ the bytes that was read, ``us/header`` the CPU of everything for each header.
 from __future__ import annotations
 
 import asyncio
-import os
 import tarfile
 import tempfile
 import time
@@ -28,6 +27,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from headrace_daemon.source.local import LocalReader
 from headrace_daemon.source.shards.index import ShardIndex
 from headrace_daemon.source.shards.indexstore import IndexStore, Shard
 from headrace_daemon.source.shards.make import index_shards
@@ -44,26 +44,15 @@ Members = list[tuple[str, int]]
 
 
 class Folder:
-    """Reads ranges of the files of a folder."""
+    """Reads ranges of the files of a folder, and counts their bytes."""
 
     def __init__(self, root: Path, threads: ThreadPoolExecutor) -> None:
-        self._root = root
-        self._threads = threads
+        self._reader = LocalReader(str(root), threads)
         self.num_bytes = 0
 
     async def read(self, requests: Sequence[RangeRequest]) -> None:
-        await asyncio.get_running_loop().run_in_executor(self._threads, self._read, requests)
-
-    def _read(self, requests: Sequence[RangeRequest]) -> None:
-        for request in requests:
-            descriptor = os.open(self._root / request.name, os.O_RDONLY)
-            try:
-                for place in request.places:
-                    done = os.preadv(descriptor, [place.target], place.start)
-                    assert done == len(place.target)
-            finally:
-                os.close(descriptor)
-            self.num_bytes += request.stop - request.start
+        self.num_bytes += sum(request.num_bytes for request in requests)
+        await self._reader.read(requests)
 
 
 def write_shard(path: Path, first: int, count: int, members: Members) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -10,16 +11,20 @@ from typing import TYPE_CHECKING
 import pytest
 
 from headrace_daemon.errors import ObjectMissingError, ShardCorruptError
+from headrace_daemon.source.local import LocalReader
 from headrace_daemon.source.shards.index import ShardIndex
-from headrace_daemon.source.shards.indexstore import IndexStore
+from headrace_daemon.source.shards.indexstore import IndexStore, Shard
 from headrace_daemon.source.shards.make import index_shards
 from tests.support.loops import run
-from tests.support.shards import MemoryReader, header, padded, pax, tar_of
+from tests.support.reading_ais import bucket, open_store
+from tests.support.shards import MemoryReader, by_tarfile, header, padded, pax, tar_of
+from tests.support.standin import StandIn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from headrace_daemon.errors import ObjectError
     from headrace_daemon.source.reader import RangeRequest
     from tests.support.loops import Loop
 
@@ -169,3 +174,48 @@ def test_a_header_that_is_larger_than_a_read_is_read(
         assert reader.num_bytes <= len(data)
 
     run(case(), loop)
+
+
+LARGE = tar_of((f"{number}.jpg", bytes([number]) * 70_000) for number in range(50))
+
+
+def placed(made: Sequence[ShardIndex | ObjectError]) -> list[list[tuple[str, int, int]]]:
+    """Return name, place and size of each member of each shard."""
+    return [
+        list(zip(one.all_names(), one.starts.tolist(), one.sizes.tolist(), strict=True))
+        for one in made
+        if isinstance(one, ShardIndex)
+    ]
+
+
+def test_shards_of_a_folder_and_of_a_store_are_indexed_alike(
+    tmp_path: Path, executor: ThreadPoolExecutor, loop: Loop
+) -> None:
+    objects = {**shards(3), "large.tar": LARGE}
+    for name, data in objects.items():
+        (tmp_path / name).write_bytes(data)
+    files = [Shard.of_file(name, tmp_path / name) for name in objects]
+    local = LocalReader(str(tmp_path), executor)
+    expected = [by_tarfile(data) for data in objects.values()]
+
+    async def case(server: StandIn) -> None:
+        store = IndexStore(tmp_path / "state")
+        assert placed(await index_shards(files, local, store, executor=executor)) == expected
+        async with open_store(server.endpoint) as ais:
+            reader = ais.reader(bucket("ais://b"))
+            stored = [
+                Shard.of_object("ais://b", name, len(data), b"", b"1")
+                for name, data in objects.items()
+            ]
+            assert placed(await index_shards(stored, reader, store, executor=executor)) == expected
+
+    with StandIn() as server:
+        server.create_bucket("b")
+        server.put_many("b", objects)
+        run(case(server), loop)
+        ranges = [request.range for request in server.requests if "large.tar" in request.path]
+    # Each header is asked for once, and no data but what the first read brings.
+    asked = [re.fullmatch(r"bytes=(\d+)-(\d+)", text or "") for text in ranges]
+    num_bytes = sum(int(found[2]) + 1 - int(found[1]) for found in asked if found)
+    assert len(ranges) == len([found for found in asked if found])
+    assert num_bytes <= (64 << 10) + 51 * 1024
