@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import gc
+import multiprocessing
 import os
 import platform
 import random
@@ -62,6 +64,15 @@ def objects(count: int, size: int) -> Iterator[tuple[str, bytes]]:
     source = random.Random(count)
     for number in range(count):
         yield f"{number // 1000:04d}/{number:07d}.bin", source.randbytes(size)
+
+
+def end_workers() -> None:
+    """End the workers of loaders that nobody has any more.
+
+    They are forks, and hold the pipe by whose end the cluster would know that it is over.
+    """
+    gc.collect()
+    assert not multiprocessing.active_children(), "a loader is still in use"
 
 
 def versions(endpoint: str) -> dict[str, str]:

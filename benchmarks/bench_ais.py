@@ -32,8 +32,8 @@ than CPU does.
 from __future__ import annotations
 
 import asyncio
-import gc
-import multiprocessing
+import contextlib
+import sys
 import time
 import warnings
 from dataclasses import dataclass
@@ -45,6 +45,7 @@ import aiohttp
 import uvloop
 from aistore.pytorch import AISIterDataset, AISMapDataset
 from aistore.pytorch.batch_iter_dataset import AISBatchIterDataset
+from aistore.pytorch.parallel_map_dataset import AISParallelMapDataset
 from aistore.sdk import Client
 from torch.utils.data import DataLoader
 from yarl import URL
@@ -59,6 +60,7 @@ from .ais import (
     Delivered,
     cluster,
     compare,
+    end_workers,
     environment,
     load,
     measured,
@@ -66,25 +68,96 @@ from .ais import (
     versions,
 )
 from .harness import Cases, Spread, daemon, interleave, report
+from .relay import away
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-BUCKET: Final = "train"
-SIZE: Final = 10 << 10
-SAMPLES: Final = 2_048
-TRIAL_SAMPLES: Final = 768
-EPOCHS: Final = 6
-"""Epochs of a pass of the sides that are fast; the others make one."""
+    from tests.support.cluster import Cluster
+
 IN_FLIGHT: Final = 64
 WORKERS: Final = (0, 1, 2, 4, 8)
 PREFETCH: Final = (2, 8)
 PER_REQUEST: Final = (256, 64, 1_024)
-CHOSEN: Final = {"AISMapDataset": 2, "AISIterDataset": 1, "AISBatchIterDataset": 1}
-"""How many settings of a dataset take part in the turns."""
-TARGETS: Final = {"AISMapDataset": 12.0, "AISBatchIterDataset": 2.0}
-"""How many times the best of a dataset."""
 AIOHTTP: Final = 'store.reader = "aiohttp"'
+BATCHED: Final = "AISBatchIterDataset"
+PARALLEL: Final = "AISParallelMapDataset"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """Objects of one size, and how far away they are."""
+
+    size: int
+    """Bytes of an object."""
+    samples: int
+    trial: int
+    """Samples of a trial."""
+    epochs: int
+    """Epochs of a pass of the sides that are fast; the others make one."""
+    batch_sizes: tuple[int, ...]
+    chosen: dict[str, int]
+    """How many settings of a dataset take part in the turns."""
+    targets: dict[str, float]
+    """How many times the best of a dataset; of any of them under an empty name."""
+    workers: tuple[int, ...] = WORKERS
+    delay_s: float = 0.0
+    memory: str = "1GiB"
+
+
+SMALL: Final = {"AISMapDataset": 2, "AISIterDataset": 1, BATCHED: 1}
+MAP_ONLY: Final = {"AISMapDataset": 2}
+LARGE: Final = {"AISMapDataset": 2, PARALLEL: 1}
+QUESTIONS: Final = {
+    "10KiB": Question(
+        size=10 << 10,
+        samples=2_048,
+        trial=768,
+        epochs=6,
+        batch_sizes=(32, 256),
+        chosen=SMALL,
+        targets={"AISMapDataset": 12.0, BATCHED: 2.0},
+    ),
+    "100KiB": Question(
+        size=100 << 10,
+        samples=1_024,
+        trial=512,
+        epochs=4,
+        batch_sizes=(32,),
+        chosen=SMALL,
+        targets={"AISMapDataset": 8.0},
+    ),
+    "10KiB+5ms": Question(
+        size=10 << 10,
+        samples=2_048,
+        trial=512,
+        epochs=6,
+        batch_sizes=(32, 256),
+        chosen=MAP_ONLY,
+        targets={"AISMapDataset": 20.0},
+        workers=(4, 8, 16),
+        delay_s=0.005,
+    ),
+    "8MiB": Question(
+        size=8 << 20,
+        samples=48,
+        trial=32,
+        epochs=3,
+        batch_sizes=(4,),
+        chosen=LARGE,
+        targets={"": 2.5},
+    ),
+    "64MiB": Question(
+        size=64 << 20,
+        samples=8,
+        trial=8,
+        epochs=3,
+        batch_sizes=(1,),
+        chosen=LARGE,
+        targets={"": 2.5},
+        memory="2GiB",
+    ),
+}
 
 Contents = dict[str, bytes]
 Sample = tuple[str, bytes]
@@ -133,6 +206,7 @@ class Side:
     bucket: str
     contents: Contents
     batch_size: int
+    question: Question
 
     @property
     def plan(self) -> plans.Plan:
@@ -145,7 +219,7 @@ def headrace(side: Side, socket: str) -> dict[str, float]:
     def deliver() -> int:
         stream = Stream(Objects(f"ais://{side.bucket}"), side.plan)
         dataset = DaemonDataset(socket, stream)
-        for _ in range(EPOCHS):
+        for _ in range(side.question.epochs):
             for batch in dataset:
                 for name, data in batch:
                     found.add(name, data)
@@ -154,7 +228,9 @@ def headrace(side: Side, socket: str) -> dict[str, float]:
 
     figures = measured(deliver)
     order = PlanBatches(side.plan, len(side.contents))
-    compare("headrace", found, due(side.contents, order, range(EPOCHS)), in_order=True)
+    compare(
+        "headrace", found, due(side.contents, order, range(side.question.epochs)), in_order=True
+    )
     return figures
 
 
@@ -166,7 +242,9 @@ def native(
     def deliver() -> int:
         for batch in loader:
             for name, data in batch:
-                found.add(name, data)
+                found.add(name, bytes(data.buf) if hasattr(data, "buf") else data)
+                if hasattr(data, "close"):
+                    data.close()
         return found.count
 
     figures = measured(deliver)
@@ -195,7 +273,7 @@ def bare(side: Side) -> dict[str, float]:
                 (name, URL(owner.url + path, encoded=True))
                 for name, owner, path in zip(names, owners, paths, strict=True)
             ]
-            todo = iter(urls * EPOCHS)
+            todo = iter(urls * side.question.epochs)
             async with asyncio.TaskGroup() as group:
                 for number in range(IN_FLIGHT):
                     group.create_task(read(session, todo), name=f"read {number}")
@@ -203,7 +281,9 @@ def bare(side: Side) -> dict[str, float]:
 
     figures = measured(lambda: uvloop.run(main()))
     order = PlanBatches(side.plan, len(side.contents))
-    compare("aiohttp", found, due(side.contents, order, range(EPOCHS)), in_order=False)
+    compare(
+        "aiohttp", found, due(side.contents, order, range(side.question.epochs)), in_order=False
+    )
     return figures
 
 
@@ -245,6 +325,9 @@ class Settings:
         if self.dataset == "AISMapDataset":
             order = PlanBatches(side.plan, len(side.contents))
             return DataLoader(AISMapDataset(bucket), batch_sampler=order, **options), order
+        if self.dataset == PARALLEL:
+            order = PlanBatches(side.plan, len(side.contents))
+            return DataLoader(AISParallelMapDataset(bucket), batch_sampler=order, **options), order
         if self.dataset == "AISIterDataset":
             data = AISIterDataset(bucket)
         else:
@@ -256,7 +339,7 @@ def rate(side: Side, settings: Settings) -> float:
     """Return the samples/s of the first part of a pass, once the workers have started."""
     loader, _ = settings.loader(side)
     next(iter(loader))
-    wanted, count, started = TRIAL_SAMPLES, 0, time.perf_counter()
+    wanted, count, started = side.question.trial, 0, time.perf_counter()
     for batch in loader:
         count += len(batch)
         if count >= wanted:
@@ -272,7 +355,7 @@ def best(side: Side, dataset: str, number: int) -> list[Settings]:
         dataset: Which dataset.
         number: How many to return, of different numbers of workers: one trial may be unlucky.
     """
-    is_batch = dataset == "AISBatchIterDataset"
+    is_batch = dataset == BATCHED
     rates: dict[Settings, float] = {}
 
     def attempt(num_workers: int, prefetch: int, per_request: int) -> None:
@@ -289,11 +372,12 @@ def best(side: Side, dataset: str, number: int) -> list[Settings]:
     def winner() -> Settings:
         return max(rates, key=lambda settings: rates[settings])
 
-    for num_workers in WORKERS:
+    # It forks processes of its own, which workers may not.
+    for num_workers in (0,) if dataset == PARALLEL else side.question.workers:
         attempt(num_workers, PREFETCH[0], PER_REQUEST[0])
     for prefetch in PREFETCH[1:]:
         attempt(winner().num_workers, prefetch, PER_REQUEST[0])
-    for per_request in PER_REQUEST[1:]:
+    for per_request in PER_REQUEST[1:] if is_batch else ():
         attempt(winner().num_workers, winner().prefetch_factor or PREFETCH[0], per_request)
     print(f"{dataset}: " + ", ".join(f"{one.short} {value:,.0f}" for one, value in rates.items()))
     by_workers: dict[int, Settings] = {}
@@ -302,22 +386,18 @@ def best(side: Side, dataset: str, number: int) -> list[Settings]:
     return list(by_workers.values())[:number]
 
 
-def end_workers() -> None:
-    """End the workers of loaders that nobody has any more.
-
-    They are forks, and hold the pipe by whose end the cluster would know that it is over.
-    """
-    gc.collect()
-    assert not multiprocessing.active_children(), "a loader is still in use"
-
-
 # ---- the run -----------------------------------------------------------------------------------
 
 
 def run(side: Side, chosen: list[Settings]) -> None:
     print(f"\nbatches of {side.batch_size}")
     load_before = load()
-    with environment(side.endpoint), daemon() as node, daemon(config=AIOHTTP) as other:
+    question = side.question
+    with (
+        environment(side.endpoint),
+        daemon(memory=question.memory) as node,
+        daemon(memory=question.memory, config=AIOHTTP) as other,
+    ):
         cases: Cases = {
             "headrace": partial(headrace, side, node.socket),
             "headrace, aiohttp path": partial(headrace, side, other.socket),
@@ -330,24 +410,28 @@ def run(side: Side, chosen: list[Settings]) -> None:
     report(
         "ais",
         results,
-        sample_bytes=SIZE,
-        samples=SAMPLES,
+        sample_bytes=question.size,
+        samples=question.samples,
+        delay_s=question.delay_s,
         batch_size=side.batch_size,
         versions=versions(side.endpoint),
         load=[load_before, load()],
-        headrace="defaults: prefetch_batches=4, [fetch] max_in_flight=16, memory 1GiB",
+        headrace=f"defaults, memory {question.memory}",
     )
     ours = results["headrace"]
     for name, figures in results.items():
         if name != "headrace":
             print(f"headrace / {name}: {_ratios(ours, figures)}")
-    for dataset, target in TARGETS.items():
+    for dataset, target in question.targets.items():
         rival = max(
-            results[str(one)]["samples/s"].median for one in chosen if one.dataset == dataset
+            results[str(one)]["samples/s"].median
+            for one in chosen
+            if one.dataset == dataset or not dataset
         )
         ratio = ours["samples/s"].median / rival
         verdict = "met" if ratio >= target else "MISSED"
-        print(f"{ratio:.1f} times the best of {dataset}, target {target:g}: {verdict}")
+        what = dataset or "all"
+        print(f"{ratio:.1f} times the best of {what}, target {target:g}: {verdict}")
 
 
 def _ratios(ours: dict[str, Spread], theirs: dict[str, Spread]) -> str:
@@ -357,14 +441,27 @@ def _ratios(ours: dict[str, Spread], theirs: dict[str, Spread]) -> str:
 def main() -> None:
     # It is a trial: more workers than cores are what a store that makes them wait calls for.
     warnings.filterwarnings("ignore", "This DataLoader will create")
-    contents = dict(objects(SAMPLES, SIZE))
+    names = sys.argv[1:] or list(QUESTIONS)
     with cluster() as running:
-        running.create_bucket(BUCKET)
-        running.put_many(BUCKET, contents.items())
-        small, large = (Side(running.endpoint, BUCKET, contents, size) for size in (32, 256))
+        for number, name in enumerate(names):
+            print(f"\n== {name}")
+            ask(running, f"train{number}", QUESTIONS[name])
+
+
+def ask(running: Cluster, bucket: str, question: Question) -> None:
+    contents = dict(objects(question.samples, question.size))
+    running.create_bucket(bucket)
+    running.put_many(bucket, contents.items())
+    with contextlib.ExitStack() as stack:
+        endpoint = running.endpoint
+        if question.delay_s:
+            endpoint = stack.enter_context(away(endpoint, question.delay_s))
+        sides = [Side(endpoint, bucket, contents, size, question) for size in question.batch_sizes]
         print("trials: workers/prefetch_factor/objects per GetBatch samples/s")
-        chosen = [one for name, number in CHOSEN.items() for one in best(small, name, number)]
-        for side in (small, large):
+        chosen = [
+            one for name, number in question.chosen.items() for one in best(sides[0], name, number)
+        ]
+        for side in sides:
             run(side, chosen)
             end_workers()
 

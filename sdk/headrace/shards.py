@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 import msgspec
 
@@ -181,6 +181,16 @@ class MultiShard(
     length: Literal["strict", "shortest"] = "strict"
     """What becomes of samples without a partner in each stream: ``"strict"`` refuses the source,
     naming the first one and where it was looked for; ``"shortest"`` leaves them out."""
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            join: Literal["key", "position"] = "key",
+            length: Literal["strict", "shortest"] = "strict",
+            **streams: Shards | Mapping[str, Shards],
+        ) -> None: ...
 
     def __post_init__(self) -> None:
         if not self.streams:
