@@ -13,12 +13,18 @@ import pytest
 from headrace import DaemonDataset, Objects, Stream, errors
 from headrace.plans import Sequential, Shuffled
 from headrace.testing import Ledger, ledger_of
+from headrace_daemon.errors import ObjectChangedError
 from headrace_daemon.settings import StoreSettings
 from headrace_daemon.source.store import ManifestStore
 from tests.support.app import AppThread
 from tests.support.cluster import Cluster, find_aisnode
 from tests.support.commands import headrace
 from tests.support.files import content
+from tests.support.hardships import WAYS
+from tests.support.loops import run
+from tests.support.reading_ais import bucket, listed, open_store
+from tests.support.sources import selected
+from tests.support.spans import Span
 from tests.support.standin import Delay, StandIn
 from tests.support.stores import Store
 
@@ -68,6 +74,39 @@ def test_names_and_bytes_equal_those_of_the_sdk(store: Store, reader: str) -> No
         used, unused = ("lean_reads", "aiohttp_reads")[:: 1 if reader == "auto" else -1]
         assert report[used] >= len(OBJECTS | ODD)
         assert report[unused] == 0
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_ranges_of_objects_are_what_was_stored_there(
+    store: Store, tmp_path: Path, way: str
+) -> None:
+    shard = content("shard", 1_000_000)
+    store.put({"d/é 50%": shard, "short": shard[:11]})
+    parts = [(first + 512, first + 10_512) for first in range(0, 900_000, 10_752)]
+    spans = [Span.of(shard, start, start + 10_000) for start in range(0, 990_000, 15_000)]
+    spans += [
+        Span.of(shard, 512, 900_000, [part for part in parts if part[1] <= 900_000]),
+        Span.of(shard, 0, 1_000_000, [(1, 2), (700_000, 999_999)]),
+        Span.of(shard, 999_999, 1_000_000),
+    ]
+
+    async def main() -> int:
+        async with open_store(store.endpoint, **WAYS[way]) as ais:  # type: ignore[arg-type]
+            found = listed(await ais.list_objects(selected(store.uri()), tmp_path))
+            known = next(request for request in found if request.name == "d/é 50%")
+            reader = ais.reader(bucket(store.uri()))
+            await reader.read(
+                [span.request(known.name, known.checksum, known.version) for span in spans]
+            )
+            for span in spans:
+                span.check()
+            # Clipped, and behind the end: it is shorter than somebody believes.
+            for start in (5, 500):
+                with pytest.raises(ObjectChangedError, match="it has 11 bytes at"):
+                    await reader.read([Span.of(shard, start, start + 100).request("short")])
+            return sum(counts.num_ranges for counts in ais.counts.nodes.values())
+
+    assert run(main()) == len(spans)
 
 
 def test_a_prefix_is_the_beginning_of_names_also_beside_a_folder(store: Store) -> None:

@@ -116,15 +116,16 @@ class RangeTransfer(Transfer):
         number = self._next
         while number < len(places):
             start, target = places[number]
-            if start >= end:
-                break
             stop = start + len(target)
-            first = max(at, start)
-            last = min(end, stop)
-            if first < last:
-                target[first - start : last - start] = data[first - at : last - at]
-            if stop > end:
-                break
+            if at <= start and stop <= end:  # all of it, as a rule
+                target[:] = data[start - at : stop - at]
+            else:
+                first = max(at, start)
+                last = min(end, stop)
+                if first < last:
+                    target[first - start : last - start] = data[first - at : last - at]
+                if stop > end:
+                    break
             number += 1
         self._next = number
 
