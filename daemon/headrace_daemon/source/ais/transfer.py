@@ -52,9 +52,9 @@ class Transfer:
 
     def __init__(self, bucket: Bucket, request: ReadRequest) -> None:
         self._bucket = bucket
-        self._target = request.target
+        self._target = target = request.target
         self.request: Request = request
-        self.size = len(request.target)
+        self.size = len(target)
         self.done = 0
         """Bytes that have arrived."""
         # Checksum and version of the object that the bytes in place are of.

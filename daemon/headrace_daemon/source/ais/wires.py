@@ -51,7 +51,7 @@ class Wires:
 
     def exchange(self, transfer: Transfer, owner: Node, round_: Round) -> Exchange:
         """Return an exchange for the lean wire."""
-        return Exchange(transfer, self._paths.of(transfer.name), owner, round_)
+        return Exchange(transfer, self._paths.of(transfer.request.name), owner, round_)
 
     async def by_proxy(self, transfer: Transfer) -> Fault | None:
         """Ask a proxy for what has not arrived yet; return what went wrong.
