@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
 import threading
@@ -15,6 +16,7 @@ from headrace.plans import Sequential, Shuffled
 from headrace.testing import Ledger, ledger_of
 from headrace_daemon.errors import ObjectChangedError
 from headrace_daemon.settings import StoreSettings
+from headrace_daemon.source.ais import pieces
 from headrace_daemon.source.store import ManifestStore
 from tests.support.app import AppThread
 from tests.support.cluster import Cluster, find_aisnode
@@ -107,6 +109,32 @@ def test_ranges_of_objects_are_what_was_stored_there(
             return sum(counts.num_ranges for counts in ais.counts.nodes.values())
 
     assert run(main()) == len(spans)
+
+
+def test_ranges_that_have_checksums_of_their_own_are_no_changed_objects(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor are the pieces of large objects, or what is asked for again after a break."""
+    monkeypatch.setattr(pieces, "LARGE_BYTES", 100_000)
+    name, shard = f"sums-{os.getpid()}", content("shard", 200_000)
+    cluster.create_bucket(name, {"checksum": {"type": "xxhash2", "enable_read_range": True}})
+    cluster.put_many(name, [("o", shard)])
+    spans = [Span.of(shard, 10, 70_000, [(20, 60_000)]), Span.of(shard, 5, 150_000)]
+
+    async def main() -> None:
+        async with open_store(cluster.endpoint) as ais:
+            (known,) = listed(await ais.list_objects(selected(f"ais://{name}"), tmp_path))
+            ranges = [span.request("o", known.checksum, known.version) for span in spans]
+            reader = ais.reader(bucket(f"ais://{name}"))
+            await reader.read([known, *ranges])
+            assert bytes(known.target) == shard
+            for span in spans:
+                span.check()
+            with pytest.raises(ObjectChangedError, match="has version"):
+                await reader.read([spans[0].request("o", known.checksum, b"7")])
+            assert not ais.counts.num_retries
+
+    run(main())
 
 
 def test_a_prefix_is_the_beginning_of_names_also_beside_a_folder(store: Store) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -16,20 +16,39 @@ if TYPE_CHECKING:
     from .client import AisClient, Answer
 
 
-async def is_native(bucket: Bucket, client: AisClient) -> bool:
-    """Return whether the objects are on the store's own disks, where the cluster map says.
+class Facts(NamedTuple):
+    """What matters of a bucket for reading from it."""
 
-    Those of a provider, and of a bucket that is a view of one of a provider, are copies at best.
+    is_native: bool
+    """Whether the objects are on the store's own disks, where the cluster map says.  Those of a
+    provider, and of a bucket that is a view of one of a provider, are copies at best."""
+
+    sums_ranges: bool
+    """Whether a range may come with a checksum of its own, not with that of its object
+    (``checksum.enable_read_range``)."""
+
+
+async def look_at(bucket: Bucket, client: AisClient) -> Facts:
+    """Return what matters of a bucket for reading from it.
 
     Raises:
         SourceError: If the bucket cannot be asked.
     """
     if bucket.is_remote:
-        return False
+        return Facts(is_native=False, sums_ranges=True)
     answer = await client.ask(bucket_path(bucket), f"bucket {bucket}", method="HEAD")
     if isinstance(answer, Fault):
         raise bucket_error(bucket, answer)
-    return not _has_backend(answer)
+    return _facts(answer)
+
+
+async def is_native(bucket: Bucket, client: AisClient) -> bool:
+    """Return whether the objects are on the store's own disks; see `Facts`.
+
+    Raises:
+        SourceError: If the bucket cannot be asked.
+    """
+    return (await look_at(bucket, client)).is_native
 
 
 def patience_s(*, is_native: bool, stall_s: float, deadline_s: float) -> float:
@@ -61,13 +80,19 @@ class _Backend(msgspec.Struct):
     name: str = ""
 
 
+class _Checksum(msgspec.Struct):
+    enable_read_range: bool = False
+
+
 class _Props(msgspec.Struct):
     backend_bck: _Backend = msgspec.field(default_factory=_Backend)
+    checksum: _Checksum = msgspec.field(default_factory=_Checksum)
 
 
-def _has_backend(answer: Answer) -> bool:
+def _facts(answer: Answer) -> Facts:
     try:
         props = msgspec.json.decode(answer.headers.get("Ais-Bucket-Props", "{}"), type=_Props)
     except (ValueError, RecursionError):
-        return True  # by way of a proxy it is right in any case
-    return bool(props.backend_bck.name)
+        # By way of a proxy, and by versions, it is right in any case.
+        return Facts(is_native=False, sums_ranges=True)
+    return Facts(is_native=not props.backend_bck.name, sums_ranges=props.checksum.enable_read_range)

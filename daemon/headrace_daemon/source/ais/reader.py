@@ -19,7 +19,7 @@ from ...errors import ObjectError, SourceError
 from ..reader import RangeRequest, leave_out
 from ..together import run_together
 from . import pieces
-from .bucket import is_native, patience_s
+from .bucket import Facts, look_at, patience_s
 from .faults import Fault, Kind
 from .httpwire import HttpWire
 from .lean.exchanges import Round
@@ -81,8 +81,8 @@ class AisReader:
         )
         # Objects that are being read in pieces.
         self._num_in_pieces = 0
-        # Whether the owner by the map is the owner of the bytes; None before the bucket was asked.
-        self._is_native: bool | None = None
+        # None before the bucket was asked.
+        self._facts: Facts | None = None
 
     @property
     def location(self) -> str:
@@ -91,20 +91,23 @@ class AisReader:
 
     async def read(self, requests: Sequence[Request]) -> None:
         """Fill the targets and places of all requests (see `Reader.read`)."""
-        if self._is_native is None:
-            self._is_native = await is_native(self._bucket, self._client)
+        if self._facts is None:
+            self._facts = await look_at(self._bucket, self._client)
             self._http.stall_s = patience_s(
-                is_native=self._is_native,
+                is_native=self._facts.is_native,
                 stall_s=self._stall_s,
                 deadline_s=self._client.deadline_s,
             )
         owners: Sequence[Node] | None = None
-        if self._is_native:
+        if self._facts.sums_ranges:
+            requests = [_without_checksum(request) for request in requests]
+        if self._facts.is_native:
             if self._cluster.map is None:
                 await self._cluster.current()
             owners = self._cluster.owners(self._bucket, [request.name for request in requests])
             large_bytes = pieces.LARGE_BYTES
-            if any(request.num_bytes >= large_bytes for request in requests):
+            are_comparable = not self._facts.sums_ranges
+            if are_comparable and any(request.num_bytes >= large_bytes for request in requests):
                 await self._read_large(requests, owners or [None] * len(requests))
                 return
         await self._read_whole(requests, owners)
@@ -213,3 +216,8 @@ class AisReader:
                     await read.run_on(fault, spent_s)
                 except ObjectError as error:
                     leave_out(exchange.transfer.request, error)
+
+
+def _without_checksum(request: Request) -> Request:
+    """Return a request that is known by its version, where ranges have checksums of their own."""
+    return request._replace(checksum=b"") if isinstance(request, RangeRequest) else request
