@@ -15,6 +15,23 @@ Every pass is checked: each sample must be in its place, or the benchmark ends t
 behind the clock.  CPU is user and system time of this process, and apart from it that of the
 cluster.
 
+On 2 cores shared with other jobs that kept them busy, so that all figures are some three times
+those of a quiet machine (median of 5 turns):
+
+=============  =========  =================  ==================
+case           samples/s  us/sample, client  us/sample, cluster
+=============  =========  =================  ==================
+objects            6,890               30.1                78.1
+one                6,380               35.0                70.8
+16                20,150                9.9                13.7
+chunk             49,810                6.2                 5.4
+one, aiohttp       1,071                304                 212
+16, aiohttp       12,990               28.2                18.3
+one, folder       51,610               14.7                   -
+16, folder       159,100                4.0                   -
+chunk, folder    205,300                3.0                   -
+=============  =========  =================  ==================
+
 Run: ``.venv/bin/python -m benchmarks.bench_ranges``; three minutes.  Without an aisnode it says so
 and ends with status 0.
 
