@@ -18,6 +18,7 @@ class NoReader:
     """Leaves the slot as it is."""
 
     location = "nowhere"
+    paces_itself = False
 
     def __init__(self, root: str, executor: Executor) -> None:
         pass

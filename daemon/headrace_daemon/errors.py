@@ -17,6 +17,7 @@ HeadraceError
     │       └── ShardRefusedError      it is not read on purpose: also an ObjectUnreadableError
     ├── ExtraMissingError      a package that reading this needs is not installed
     ├── StoreAccessError       the store does not let us in, or not at this
+    ├── StoreFullError         the store has no room to fetch what is asked for
     ├── StoreUnavailableError  the store did not answer, or was not complete, for too long
     └── StateFolderError       a manifest cannot be written to or read from the state folder
 """
@@ -128,6 +129,10 @@ class StoreAccessError(SourceError):
     """The token is missing or refused, or it does not permit what is asked."""
 
 
+class StoreFullError(SourceError):
+    """The store has no room to fetch an object of a provider."""
+
+
 class StoreUnavailableError(SourceError):
     """The store did not answer, or some of it was missing, up to the deadline."""
 
@@ -141,6 +146,7 @@ _FAULTS: dict[type[HeadraceError], str] = {
     shared.TopologyError: "client",
     TrustError: "client",
     StoreAccessError: "source",
+    StoreFullError: "source",
     StoreUnavailableError: "source",
     StateFolderError: "daemon",
     ExtraMissingError: "daemon",

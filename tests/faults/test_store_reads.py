@@ -19,6 +19,7 @@ from headrace_daemon.errors import (
     SourceError,
     SourceMissingError,
     StoreAccessError,
+    StoreFullError,
     StoreUnavailableError,
 )
 from headrace_daemon.source.ais.objectread import MAX_CORRUPT
@@ -210,6 +211,27 @@ def test_the_rest_of_another_object_is_not_taken(ais: Ais) -> None:
     assert run(main()) == {ONE: new}, "all of one version, none of the other"
 
 
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("status", [429, 503])
+def test_who_is_told_when_to_come_again_does_not_come_before(ais: Ais, status: int) -> None:
+    ais.fault(Status(status, retry_after="1"), target="any", path=f"b/{ONE}", times=1)
+    store = run(read_one(ais))
+    first, second = (
+        request.time_s
+        for request in ais.requests
+        if request.path.endswith(ONE) and request.status in (status, 200)
+    )
+    assert second - first >= 1.0
+    assert store.counts.num_retries == 1
+    assert store.targets.report()["trips"] == 0
+
+
+def test_a_wait_that_is_asked_for_ends_with_the_deadline(ais: Ais) -> None:
+    ais.fault(Status(429, retry_after="60"), target="any", path=f"b/{ONE}", times=None)
+    with pytest.raises(StoreUnavailableError, match=r"429.*tried once within 0\.3 s"):
+        run(read_one(ais, deadline_s=0.3))
+
+
 def test_a_kept_connection_that_the_store_dropped_costs_no_retry(ais: Ais) -> None:
     ais.fault(DropIdle(reset=True), target="any", path="b/*", times=10)
     store = run(read_all(ais))
@@ -282,7 +304,7 @@ def test_objects_that_cannot_be_read_may_be_left_out(ais: Ais) -> None:
         (Status(404, "ais://b/x does not exist", "ErrNotFound"), ObjectMissingError, "not in the"),
         (Status(410), ObjectMissingError, "answered 410"),
         (Status(501, "no ETL", "ErrUnsupp"), ObjectUnreadableError, "501 (ErrUnsupp: no ETL)"),
-        (Status(507, "out of space"), ObjectUnreadableError, "507 (out of space)"),
+        (Status(507, "out of space"), StoreFullError, "507 (out of space): make room"),
         (Status(400, "bad request"), ObjectUnreadableError, "400 (bad request)"),
         (Status(403, "no permission"), StoreAccessError, "may not be read"),
         (Status(503), StoreUnavailableError, "tried"),
@@ -320,7 +342,7 @@ def test_a_bucket_that_is_gone_is_an_error_that_names_it(ais: Ais) -> None:
 
 
 def test_one_bad_object_fails_its_group_and_nothing_writes_any_more(ais: Ais) -> None:
-    ais.fault(Status(507), target="any", path=f"b/{ONE}", times=None)
+    ais.fault(Status(501), target="any", path=f"b/{ONE}", times=None)
     with pytest.raises(ObjectUnreadableError):
         run(read_all(ais))
 

@@ -84,6 +84,7 @@ class _RecordedReader:
         self._reads = reads
         self._reader = reader
         self.location = reader.location
+        self.paces_itself = reader.paces_itself
 
     async def read(self, requests: Sequence[Request]) -> None:
         await self._reads.before(requests)

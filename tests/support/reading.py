@@ -72,6 +72,8 @@ class GatedReader:
         """All that were begun, in that order."""
         self._is_open = False
 
+    paces_itself = False
+
     @property
     def location(self) -> str:
         """Another one each time, so that feeds do not share reads: each has all of its own."""
@@ -106,6 +108,7 @@ class ReadyReader:
     """Fills everything at once."""
 
     location = "ready"
+    paces_itself = False
 
     async def read(self, requests: Sequence[Request]) -> None:
         for request in requests:

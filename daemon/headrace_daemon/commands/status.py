@@ -105,6 +105,18 @@ def _show_store(console: Console, store: dict[str, Any]) -> None:
     _show_trouble(console, store)
     for node in store["missing"]:
         console.print(f"         missing: {node}", style="red")
+    for breaker in store["breakers"]:
+        console.print(
+            f"         not asked: {breaker['target']}, since {_duration(breaker['since_s'])}, but "
+            f"for probes: it failed {breaker['faults']} times in a row, the last time it "
+            f"{breaker['reason']}; {breaker['waiting']} reads wait",
+            style="red",
+        )
+    if store["trips"]:
+        console.print(
+            f"         targets were not asked for a while {store['trips']} times, and "
+            f"{store['turned_away']} reads turned away by that"
+        )
     for name, reads in sorted(store["targets"].items()):
         mean = f", mean {reads['mean_ms']:.1f} ms" if reads["reads"] else ""
         ranges = f", {reads['ranges']} ranges of objects" if reads["ranges"] else ""

@@ -1,9 +1,16 @@
-"""The fetcher: a bounded number of reads under way, over all feeds of the node."""
+"""The fetcher: reads of all feeds of the node, in groups, a bounded number of them at a time.
+
+A group ends with its slowest read.  Where a source has several nodes, a slow one of them would come
+to hold up all groups, and with them the reads of feeds that never ask it.  So the reader of such a
+source bounds what it has under way at each node (`Reader.paces_itself`), and its groups take no
+place here: what waits there is in slots, and these are bounded.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Final
 
 from ..source.roots import Roots
 from ..source.together import run_together
@@ -11,6 +18,7 @@ from .inflight import Inflight
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from contextlib import AbstractAsyncContextManager
 
     from ..source.reader import Reader, Request
 
@@ -20,12 +28,15 @@ GROUP_REQUESTS = 32
 GROUP_BYTES = 4 << 20
 """Bytes at which a group is full all the same, so that large objects are read side by side."""
 
+_FREE: Final[AbstractAsyncContextManager[None]] = nullcontext()
+"""The place of those who take none."""
+
 
 class Fetcher:
     """Reads batches in groups; groups of the batch that was asked for first go first.
 
     Args:
-        max_in_flight: Groups under way at a time.
+        max_in_flight: Groups under way at a time, of readers that do not pace themselves.
     """
 
     def __init__(self, max_in_flight: int) -> None:
@@ -49,7 +60,8 @@ class Fetcher:
             await run_together((self._read(*group) for group in groups), name="read group")
 
     async def _read(self, reader: Reader, group: Sequence[Request]) -> None:
-        await self.inflight.read(reader, group, self._places)
+        places = _FREE if reader.paces_itself else self._places
+        await self.inflight.read(reader, group, places)
 
 
 def _groups(requests: Sequence[Request]) -> list[Sequence[Request]]:

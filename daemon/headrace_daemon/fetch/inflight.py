@@ -16,6 +16,7 @@ from ..errors import SourceError
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Sequence
+    from contextlib import AbstractAsyncContextManager
 
     from ..errors import ObjectError
     from ..source.reader import Reader, Request
@@ -58,7 +59,10 @@ class Inflight:
         """Objects and ranges that arrived by a copy of what another feed was reading."""
 
     async def read(
-        self, reader: Reader, group: Sequence[Request], places: asyncio.Semaphore
+        self,
+        reader: Reader,
+        group: Sequence[Request],
+        places: AbstractAsyncContextManager[None],
     ) -> None:
         """Fill the targets of some requests, by reading or by following.
 

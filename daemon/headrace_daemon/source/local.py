@@ -173,6 +173,8 @@ class LocalReader:
         self._executor = executor
         self._scatter = Scatter()
 
+    paces_itself = False
+
     @property
     def location(self) -> str:
         """The folder."""

@@ -152,6 +152,14 @@ class Reader(Protocol):
         """What it reads: equal requests for readers of one location are the same."""
         ...
 
+    @property
+    def paces_itself(self) -> bool:
+        """Whether it bounds what it has under way, by each place that it reads from.
+
+        Then a slow place does not hold up the others.  If not, the fetcher bounds it as a whole.
+        """
+        ...
+
     async def read(self, requests: Sequence[Request]) -> None:
         """Fill the targets and places of all requests.
 

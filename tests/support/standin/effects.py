@@ -210,12 +210,14 @@ class Status(Effect):
         message: For people.
         tcode: AIStore's type of the error.
         is_empty: Without a body, as some 503 of a node that starts or stops.
+        retry_after: The header ``Retry-After``, as what stands before a node may send it.
     """
 
     status: int
     message: str = "scripted"
     tcode: str = ""
     is_empty: bool = False
+    retry_after: str = ""
 
     def replace(self, scene: Scene) -> Reply | None:
         """Return the answer to give instead."""
@@ -224,6 +226,8 @@ class Status(Effect):
         headers: Headers = []
         if self.status == 416:
             headers.append(("Content-Range", "bytes */0"))
+        if self.retry_after:
+            headers.append(("Retry-After", self.retry_after))
         refused = Refused(self.status, self.message, tcode=self.tcode, headers=headers)
         return error(scene.call, scene.node.name, refused)
 

@@ -39,6 +39,7 @@ class NoReader:
     """Leaves all memory as it is: a sample without a name has no content."""
 
     location = "/a/billion"
+    paces_itself = False
 
     async def read(self, requests: Sequence[Request]) -> None:
         pass

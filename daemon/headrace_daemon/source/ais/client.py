@@ -18,6 +18,7 @@ from ...errors import SettingsError, StoreAccessError, StoreUnavailableError
 from .access import NO_ENDPOINT
 from .faults import TROUBLE, Fault, Kind, of_answer, of_exception
 from .retry import Retry
+from .targets import AT_ONCE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -70,6 +71,8 @@ class AisClient:
         self.deadline_s = deadline_s
         # The one that answered last stands first.
         self._proxies = list(access.endpoints)
+        self.places = asyncio.Semaphore(AT_ONCE)
+        """One is taken while a proxy is asked where an object is."""
         self.trouble = ""
         """Why no proxy answered the latest question, in words; empty if one did."""
 

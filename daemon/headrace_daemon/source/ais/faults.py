@@ -16,6 +16,8 @@ import msgspec
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from .targets import Gate
+
 _MAX_MESSAGE_CHARS: Final = 300
 """Of what the store says, kept for people."""
 
@@ -41,6 +43,12 @@ class Kind(Enum):
     UNAUTHORIZED = auto()
     """The token is missing, invalid or expired."""
 
+    BARRED = auto()
+    """The target failed so often that it was not asked (`targets.py`)."""
+
+    FULL = auto()
+    """The store has no room to fetch what is asked for: somebody has to make some."""
+
     CORRUPT = auto()
     """The bytes do not have the checksum that they came with."""
 
@@ -63,6 +71,12 @@ class Fault(NamedTuple):
 
     where: str
     """The node that was asked, for people: ``"target t1 (http://10.0.0.1:8081)"``."""
+
+    gate: Gate | None = None
+    """Where to wait, if it is barred."""
+
+    pause_s: float = 0.0
+    """How long the node wants not to be asked again, seconds."""
 
     def __str__(self) -> str:
         return f"{self.where} {self.words}"
@@ -88,6 +102,7 @@ _STATUS: Final[Mapping[int, Kind]] = {
     502: Kind.NODE,
     503: Kind.NODE,
     504: Kind.NODE,
+    507: Kind.FULL,
 }
 
 _NODE_WORDS: Final = ("connection refused", "connection reset", "EOF", "i/o timeout")
@@ -96,13 +111,14 @@ _NODE_WORDS: Final = ("connection refused", "connection reset", "EOF", "i/o time
 _NO_BUCKET: Final = ("ErrBckNotFound", "ErrRemoteBckNotFound", "ErrRemoteBucketOffline")
 
 
-def of_answer(status: int, body: bytes, where: str) -> Fault:
+def of_answer(status: int, body: bytes, where: str, *, retry_after: str = "") -> Fault:
     """Return the fault that an answer with an error status is.
 
     Args:
         status: HTTP status, not 200, 206, 301 or 307.
         body: As it came: JSON as a rule, but text, XML or nothing in some cases.
         where: The node that answered.
+        retry_after: Its header ``Retry-After``; AIStore sends none, what stands before it may.
     """
     try:
         told = _decode(body)
@@ -116,8 +132,20 @@ def of_answer(status: int, body: bytes, where: str) -> Fault:
         kind = Kind.FINAL  # the backend of the bucket is not configured
     elif status == 400 and any(words in message for words in _NODE_WORDS):
         kind = Kind.NODE
+    pause_s = _seconds(retry_after) if status in (429, 503) else 0.0
+    if pause_s and kind is Kind.NODE:
+        kind = Kind.BUSY  # it is there, and says when to come again
     details = ": ".join(filter(None, (told.tcode, message)))
-    return Fault(kind, f"answered {status}" + (f" ({details})" if details else ""), where)
+    words = f"answered {status}" + (f" ({details})" if details else "")
+    return Fault(kind, words, where, pause_s=pause_s)
+
+
+def _seconds(retry_after: str) -> float:
+    """Return how long a header ``Retry-After`` asks to wait (RFC 9110, section 10.2.3), seconds.
+
+    Its other form, a date, says little without a common clock, and counts as nothing.
+    """
+    return float(retry_after) if retry_after.isascii() and retry_after.isdecimal() else 0.0
 
 
 def of_exception(error: BaseException, where: str) -> Fault:

@@ -7,11 +7,13 @@ It is aiohttp, which knows all of HTTP, and pays for it with some 70 µs of CPU 
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Final, Protocol
 
 import aiohttp
 from yarl import URL
 
+from ...errors import SourceError
 from .addresses import ObjectPaths, is_node_url
 from .client import CONNECT_S, header, start_of, told
 from .faults import TROUBLE, Fault, Kind, of_answer, of_exception
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from .client import AisClient
     from .clustermap import Node
     from .counts import Counts
+    from .targets import Targets
     from .transfer import Transfer
 
 _SHOWN: Final = 300
@@ -60,13 +63,21 @@ class HttpWire:
         bucket: The bucket.
         client: The session with the cluster.
         counts: Where reads are counted.
+        targets: Who may be asked, and is told how that went.
         stall_s: How long a node may send nothing, seconds.
     """
 
     def __init__(
-        self, bucket: Bucket, client: AisClient, counts: Counts, *, stall_s: float
+        self,
+        bucket: Bucket,
+        client: AisClient,
+        counts: Counts,
+        targets: Targets,
+        *,
+        stall_s: float,
     ) -> None:
         self._client = client
+        self._targets = targets
         self._counts = counts
         self._paths = ObjectPaths(bucket)
         self.stall_s = stall_s
@@ -114,18 +125,21 @@ class HttpWire:
         where = f"proxy {proxy}"
         headers = client.access.headers
         try:
-            async with client.session.request(
-                errand.method,
-                URL(proxy + self._path(errand), encoded=True),
-                headers=headers | errand.headers,
-                allow_redirects=False,
-                timeout=self._timeout,
-            ) as answer:
+            async with (
+                client.places,
+                client.session.request(
+                    errand.method,
+                    URL(proxy + self._path(errand), encoded=True),
+                    headers=headers | errand.headers,
+                    allow_redirects=False,
+                    timeout=self._timeout,
+                ) as answer,
+            ):
                 if answer.status in (200, 206, 416):  # a gateway that follows redirects by itself
                     return await errand.receive(answer, where)
                 content = await told(answer)
                 if answer.status not in _REDIRECTS:
-                    fault = of_answer(answer.status, content, where)
+                    fault = error_of(answer, content, where)
                     if fault.kind is Kind.UNAUTHORIZED and client.access.renew_token(headers):
                         fault = fault._replace(kind=Kind.BUSY)  # the next attempt has the new one
                     if fault.kind is Kind.NODE:
@@ -145,11 +159,28 @@ class HttpWire:
             return Fault(Kind.FINAL, f"redirects to no address, {location[:_SHOWN]!r}", where)
         if not is_same:  # a name with a line feed, say, is not escaped there
             return Fault(Kind.FINAL, f"redirects to another object, {location[:_SHOWN]!r}", where)
+        gate = self._targets.gate(str(url.origin()))
+        if not gate.admits():
+            gate.is_confirmed = True
+            return gate.refusal()
         return await self._ask(url, errand, None)
 
     async def _ask(self, url: URL, errand: Errand, owner: Node | None) -> Fault | None:
-        """Ask a target."""
-        where = owner or f"target {url.origin()}"
+        """Ask a target that may be asked."""
+        gate = self._targets.gate(str(url.origin()))
+        is_probe = gate.is_barred
+        async with nullcontext() if is_probe else gate.places:
+            if gate.is_barred and not is_probe:
+                return gate.refusal()  # it was barred while this waited for a place
+            try:
+                fault = await self._exchange(url, errand, owner or f"target {url.origin()}")
+            except SourceError:
+                gate.note(None)
+                raise
+            gate.note(fault)
+            return fault
+
+    async def _exchange(self, url: URL, errand: Errand, where: Node | str) -> Fault | None:
         try:
             async with self._client.session.request(
                 errand.method,
@@ -181,7 +212,7 @@ class _Get:
     async def receive(self, answer: aiohttp.ClientResponse, where: Node | str) -> Fault | None:
         transfer = self._transfer
         if answer.status not in (200, 206):
-            fault = of_answer(answer.status, await start_of(answer), str(where))
+            fault = error_of(answer, await start_of(answer), where)
             if answer.status != 416:
                 return fault
             return transfer.unsatisfiable(fault, head_of(answer).content_range)
@@ -193,6 +224,12 @@ class _Get:
                 return transfer.too_many(where)
             transfer.take(chunk)
         return transfer.end(where)
+
+
+def error_of(answer: aiohttp.ClientResponse, content: bytes, where: Node | str) -> Fault:
+    """Return the fault that an answer with an error status is."""
+    retry_after = header(answer, "Retry-After")
+    return of_answer(answer.status, content, str(where), retry_after=retry_after)
 
 
 def head_of(answer: aiohttp.ClientResponse) -> Head:

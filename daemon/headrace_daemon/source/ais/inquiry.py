@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from ..together import run_together
 from .bucket import is_native, patience_s
 from .client import told
-from .faults import Fault, Kind, of_answer
-from .httpwire import HttpWire, head_of
+from .faults import Fault, Kind
+from .httpwire import HttpWire, error_of, head_of
 from .objectread import ObjectRead, Ways
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .cluster import Cluster
     from .clustermap import Node
     from .counts import Counts
+    from .targets import Targets
 
 WIDTH: Final = 32
 """Inquiries under way for one list."""
@@ -84,7 +85,7 @@ class Inquiry:
     async def receive(self, answer: aiohttp.ClientResponse, where: Node | str) -> Fault | None:
         """Take an answer."""
         if answer.status != 200:
-            return of_answer(answer.status, await told(answer), str(where))
+            return error_of(answer, await told(answer), where)
         head = head_of(answer)
         if head.length is None:
             return Fault(Kind.FINAL, "does not say how large the object is", str(where))
@@ -112,13 +113,21 @@ class Inquirer:
         client: The session with the cluster.
         cluster: Says who owns what.
         counts: Where faults are counted.
+        targets: Who may be asked.
         stall_s: How long a node may send nothing, seconds.
     """
 
     def __init__(
-        self, client: AisClient, cluster: Cluster, counts: Counts, *, stall_s: float
+        self,
+        client: AisClient,
+        cluster: Cluster,
+        counts: Counts,
+        targets: Targets,
+        *,
+        stall_s: float,
     ) -> None:
         self._client = client
+        self._targets = targets
         self._cluster = cluster
         self._counts = counts
         self._stall_s = stall_s
@@ -150,8 +159,15 @@ class Inquirer:
         stall_s = patience_s(
             is_native=native, stall_s=self._stall_s, deadline_s=self._client.deadline_s
         )
-        http = HttpWire(bucket, self._client, self._counts, stall_s=stall_s)
-        ways = Ways(bucket, self._client, self._cluster, self._counts, _Wire(http))
+        http = HttpWire(bucket, self._client, self._counts, self._targets, stall_s=stall_s)
+        ways = Ways(
+            bucket=bucket,
+            client=self._client,
+            cluster=self._cluster,
+            counts=self._counts,
+            targets=self._targets,
+            wires=_Wire(http),
+        )
         inquiries = [Inquiry(bucket, name, origin) for name in names]
         pairs = zip(inquiries, owners or repeat(None, len(names)), strict=True)
         num_done = 0

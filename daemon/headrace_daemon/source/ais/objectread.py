@@ -16,8 +16,10 @@ from ...errors import (
     ObjectCorruptError,
     ObjectMissingError,
     ObjectUnreadableError,
+    SourceError,
     SourceMissingError,
     StoreAccessError,
+    StoreFullError,
     StoreUnavailableError,
 )
 from .faults import Fault, Kind
@@ -30,8 +32,13 @@ if TYPE_CHECKING:
     from .cluster import Cluster
     from .clustermap import Node
     from .counts import Counts
+    from .targets import Targets
 
 logger = logging.getLogger(__name__)
+
+LOOK_S: Final = 2.0
+"""Who waits for a target that is barred looks at the cluster map this often, seconds; where a proxy
+tells who owns an object, that is asked half a dozen times less."""
 
 MAX_CORRUPT: Final = 3
 """Times that an object may arrive with bytes that do not have its checksum."""
@@ -81,6 +88,7 @@ class Ways(NamedTuple, Generic[_Wanted]):
     client: AisClient
     cluster: Cluster
     counts: Counts
+    targets: Targets
     wires: Asks[_Wanted]
 
 
@@ -114,10 +122,18 @@ class ObjectRead(Generic[_Wanted]):
             SourceError: If the object is not as the manifest says, or not to be had in time.
         """
         started = time.perf_counter()
-        where = str(self._owner or f"proxy {self._ways.client.proxy}")
-        fault = await self._in_time(Fault(Kind.NODE, "took too long", where))
+        fault = await self.begin()
         if fault is not None:
             await self.run_on(fault, time.perf_counter() - started)
+
+    async def begin(self) -> Fault | None:
+        """Make the first attempt; return what went wrong, to go on with `run_on`.
+
+        Raises:
+            SourceError: As by `run`.
+        """
+        where = str(self._owner or f"proxy {self._ways.client.proxy}")
+        return self._refused() or await self._in_time(Fault(Kind.NODE, "took too long", where))
 
     async def run_on(self, fault: Fault, spent_s: float) -> None:
         """Go on behind a first attempt that ended with a fault.
@@ -135,10 +151,14 @@ class ObjectRead(Generic[_Wanted]):
         is_looked_for = False
         while True:
             logger.debug("fault what=%r: %s", self.what, fault)
-            self._ways.counts.note_fault(fault, self._owner)
+            if fault.kind is not Kind.BARRED:
+                self._ways.counts.note_fault(fault, self._owner)
             was_direct = self._owner is not None
             is_patient = True
             match fault.kind:
+                case Kind.BARRED:
+                    await self._wait(fault, was_direct=was_direct)
+                    is_patient = False
                 case Kind.NODE:
                     await self._look_around(fault)
                 case Kind.CORRUPT:
@@ -163,12 +183,17 @@ class ObjectRead(Generic[_Wanted]):
                             raise self._missing(fault)
                         is_patient = not was_direct
                         is_looked_for = not was_direct
-                case Kind.DENIED | Kind.UNAUTHORIZED | Kind.FINAL:
+                case Kind.DENIED | Kind.UNAUTHORIZED | Kind.FINAL | Kind.FULL:
                     raise self._final(fault)
-            if not (await retry.pause() if is_patient else retry.again()):
+            if not (await retry.pause(fault.pause_s) if is_patient else retry.again()):
                 raise self._late(fault)
-            self._ways.counts.num_retries += 1
             self._owner = self._next_owner(fault, was_direct=was_direct)
+            refused = self._refused()
+            if refused is not None:
+                retry.uncount()
+                fault = refused
+                continue
+            self._ways.counts.num_retries += 1
             again = await self._in_time(fault)
             if again is None:
                 return
@@ -176,17 +201,49 @@ class ObjectRead(Generic[_Wanted]):
 
     def _next_owner(self, fault: Fault, *, was_direct: bool) -> Node | None:
         """Return whom to ask next: the owner of this moment, and a proxy every other time."""
-        if was_direct or fault.kind in (Kind.MISSING, Kind.NO_BUCKET, Kind.DENIED):
+        asks_proxy = was_direct or fault.kind in (Kind.MISSING, Kind.NO_BUCKET, Kind.DENIED)
+        if asks_proxy and not self._leads_nowhere(fault):
             return None
         owners = self._ways.cluster.owners(self._ways.bucket, [self._wanted.name])
         return owners[0] if owners else None
+
+    def _leads_nowhere(self, fault: Fault) -> bool:
+        """Return whether a proxy is known to name nobody but the target that did not answer."""
+        if fault.kind not in (Kind.NODE, Kind.BARRED) or self._owner is None:
+            return False
+        gate = self._ways.targets.gate(self._owner.url)
+        return gate.is_barred and gate.is_confirmed
+
+    def _refused(self) -> Fault | None:
+        """Return why the target that is to be asked may not be asked now; None if it may."""
+        if self._owner is None:
+            return None
+        gate = self._ways.targets.gate(self._owner.url, str(self._owner))
+        return None if gate.admits() else gate.refusal()
+
+    async def _wait(self, fault: Fault, *, was_direct: bool) -> None:
+        """Wait until a target that is barred may be asked, or somebody else; at once for a proxy.
+
+        Raises:
+            StoreUnavailableError: If the deadline passes.
+        """
+        if was_direct and not self._leads_nowhere(fault):
+            return  # a proxy may know another way
+        assert self._retry is not None
+        assert fault.gate is not None
+        serves_direct = self._ways.cluster.serves_direct
+        longest_s = LOOK_S if serves_direct else 6 * LOOK_S
+        if not await fault.gate.wait(min(longest_s, self._retry.left_s)) and serves_direct:
+            await self._look_around(fault)
 
     async def _look_around(self, fault: Fault) -> None:
         """Take the cluster map of this moment."""
         assert self._retry is not None
         try:
             async with asyncio.timeout(self._retry.left_s):
-                if fault.kind is Kind.NODE:
+                if fault.kind is Kind.BARRED:
+                    await self._ways.cluster.current(LOOK_S)
+                elif fault.kind is Kind.NODE:
                     await self._ways.cluster.refresh()
                 else:  # whether it is to be believed must not be decided by an older map
                     await self._ways.cluster.after()
@@ -207,12 +264,16 @@ class ObjectRead(Generic[_Wanted]):
             )
         return ObjectMissingError(self.what, self._wanted.explain_missing(fault))
 
-    def _final(self, fault: Fault) -> StoreAccessError | ObjectUnreadableError:
+    def _final(self, fault: Fault) -> SourceError:
         if fault.kind is Kind.UNAUTHORIZED:
             told = self._ways.client.access.explain_token()
             return StoreAccessError(self.what, f"{self.what} may not be read ({fault}): {told}")
         if fault.kind is Kind.DENIED:
             return StoreAccessError(self.what, f"{self.what} may not be read: {fault}")
+        if fault.kind is Kind.FULL:
+            return StoreFullError(
+                self.what, f"{self.what} cannot be read: {fault}: make room in the store"
+            )
         return ObjectUnreadableError(self.what, f"{self.what} cannot be read: {fault}")
 
     def _late(self, fault: Fault) -> StoreUnavailableError:

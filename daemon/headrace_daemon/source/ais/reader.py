@@ -39,7 +39,10 @@ if TYPE_CHECKING:
     from .cluster import Cluster
     from .clustermap import Node
     from .counts import Counts
+    from .lean.exchanges import Exchange
     from .lean.wire import LeanWire
+    from .targets import Targets
+    from .transfer import Transfer
     from .wires import Choice
 
 WIDTH: Final = 8
@@ -54,6 +57,7 @@ class AisReader:
         client: The session with the cluster.
         cluster: Says who owns what.
         counts: Where reads are counted.
+        targets: Who may be asked.
         lean: The connections for what is plain.
         choice: ``[store] reader``.
         stall_s: How long a target may send nothing, seconds.
@@ -66,6 +70,7 @@ class AisReader:
         client: AisClient,
         cluster: Cluster,
         counts: Counts,
+        targets: Targets,
         lean: LeanWire,
         choice: Choice,
         stall_s: float,
@@ -74,15 +79,23 @@ class AisReader:
         self._client = client
         self._cluster = cluster
         self._stall_s = stall_s
-        self._http = HttpWire(bucket, client, counts, stall_s=stall_s)
+        self._targets = targets
+        self._http = HttpWire(bucket, client, counts, targets, stall_s=stall_s)
         self._wires = Wires(bucket, self._http, lean, choice)
         self._ways = Ways(
-            bucket=bucket, client=client, cluster=cluster, counts=counts, wires=self._wires
+            bucket=bucket,
+            client=client,
+            cluster=cluster,
+            counts=counts,
+            targets=targets,
+            wires=self._wires,
         )
         # Objects that are being read in pieces.
         self._num_in_pieces = 0
         # None before the bucket was asked.
         self._facts: Facts | None = None
+
+    paces_itself = True
 
     @property
     def location(self) -> str:
@@ -173,9 +186,20 @@ class AisReader:
             await run_together((self._drain(pairs) for _ in range(width)), name="read objects")
 
     async def _drain(self, pairs: Iterator[tuple[Request, Node | None]]) -> None:
+        """Read objects one after the other, and go on last with what does not come at once."""
+        later: list[tuple[Request, ObjectRead[Transfer], Fault, float]] = []
         for request, owner in pairs:
+            started = time.perf_counter()
+            read = ObjectRead(self._ways, transfer_of(self._bucket, request), owner)
             try:
-                await ObjectRead(self._ways, transfer_of(self._bucket, request), owner).run()
+                fault = await read.begin()
+                if fault is not None:
+                    later.append((request, read, fault, started))
+            except ObjectError as error:
+                leave_out(request, error)
+        for request, read, fault, started in later:
+            try:
+                await read.run_on(fault, time.perf_counter() - started)
             except ObjectError as error:
                 leave_out(request, error)
 
@@ -195,7 +219,7 @@ class AisReader:
             for request, owner in zip(requests, owners, strict=True)
         ]
         try:
-            wires.lean.submit(exchanges)
+            wires.lean.submit(self._let_through(exchanges))
             await round_.wait()
             if round_.has_failed:
                 width = min(len(requests), WIDTH)
@@ -203,6 +227,20 @@ class AisReader:
         finally:
             if not round_.is_over:
                 wires.lean.withdraw(exchanges)
+
+    def _let_through(self, exchanges: Sequence[Exchange]) -> Sequence[Exchange]:
+        """Return those whose targets may be asked; the others have failed."""
+        targets = self._targets
+        if not targets.barred:
+            return exchanges
+        asked = []
+        for exchange in exchanges:
+            gate = targets.gate(exchange.owner.url)
+            if gate.admits():
+                asked.append(exchange)
+            else:
+                exchange.fail(gate.refusal())
+        return asked
 
     async def _mend(self, round_: Round) -> None:
         """Go on with the objects whose first attempt failed, one after the other."""

@@ -61,11 +61,19 @@ class Retry:
         self.num_tries += 1
         return True
 
-    async def pause(self) -> bool:
-        """Wait before the next try; return False when there is to be none."""
+    def uncount(self) -> None:
+        """Take back a try that was counted and not made."""
+        self.num_tries -= 1
+
+    async def pause(self, at_least_s: float = 0.0) -> bool:
+        """Wait before the next try; return False when there is to be none.
+
+        Args:
+            at_least_s: How long at least, seconds; what is drawn is added to it.
+        """
         if not self.left_s:
             return False
-        pause_s = self._rng.uniform(self._limit_s / 4, self._limit_s)
+        pause_s = self._rng.uniform(self._limit_s / 4, self._limit_s) + at_least_s
         await self._sleep(min(pause_s, self.left_s))
         self._limit_s = min(2 * self._limit_s, LONGEST_PAUSE_S)
         return self.again()

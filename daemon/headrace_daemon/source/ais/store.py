@@ -23,6 +23,7 @@ from .inquiry import Inquirer
 from .lean.wire import LeanWire
 from .listing import Lister
 from .reader import AisReader
+from .targets import Targets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -73,8 +74,16 @@ class AisStore:
         self.client = AisClient(access, deadline_s=settings.deadline_s)
         self.cluster = Cluster(self.client, direct=settings.direct == "auto")
         self.counts = Counts()
-        self._lean = LeanWire(self.counts, stall_s=settings.stall_s, deadline_s=settings.deadline_s)
-        inquirer = Inquirer(self.client, self.cluster, self.counts, stall_s=settings.stall_s)
+        self.targets = Targets()
+        self._lean = LeanWire(
+            self.counts,
+            self.targets,
+            stall_s=settings.stall_s,
+            deadline_s=settings.deadline_s,
+        )
+        inquirer = Inquirer(
+            self.client, self.cluster, self.counts, self.targets, stall_s=settings.stall_s
+        )
         self._lister = Lister(self.client, self.cluster, inquirer, executor)
         # Listings, and the care for the map.
         self._tasks = Tasks("the store")
@@ -103,6 +112,7 @@ class AisStore:
             client=self.client,
             cluster=self.cluster,
             counts=self.counts,
+            targets=self.targets,
             lean=self._lean,
             choice=self._settings.reader,
             stall_s=self._settings.stall_s,
@@ -200,6 +210,7 @@ class AisStore:
                 counts.num_reads - counts.num_lean for counts in self.counts.nodes.values()
             ),
             "retries": self.counts.num_retries,
+            **self.targets.report(),
             "last_fault": self.counts.last_fault,
             "trouble": self.client.trouble,
             "targets": {

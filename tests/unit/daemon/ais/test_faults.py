@@ -45,7 +45,7 @@ def body(message: str = "", tcode: str = "") -> bytes:
         (400, b"not json", Kind.FINAL),
         (405, b"method not allowed", Kind.FINAL),
         (501, body("", "ErrUnsupp"), Kind.FINAL),
-        (507, body("out of space"), Kind.FINAL),
+        (507, body("out of space"), Kind.FULL),
     ],
 )
 def test_an_answer_has_a_kind(status: int, content: bytes, kind: Kind) -> None:
@@ -97,3 +97,23 @@ def test_a_broken_connection_is_a_fault_of_the_node(error: Exception, words: str
     fault = of_exception(error, "target t")
     assert fault.kind is Kind.NODE
     assert str(fault).startswith(f"target t {words}")
+
+
+@pytest.mark.parametrize(
+    ("status", "retry_after", "kind", "pause_s"),
+    [
+        (429, "7", Kind.BUSY, 7.0),
+        (503, "7", Kind.BUSY, 7.0),  # it is there, and throttles
+        (503, "", Kind.NODE, 0.0),
+        (503, "0", Kind.NODE, 0.0),
+        (429, "Wed, 21 Oct 2026 07:28:00 GMT", Kind.BUSY, 0.0),
+        (429, "-1", Kind.BUSY, 0.0),
+        (429, "\u0663", Kind.BUSY, 0.0),
+        (500, "7", Kind.NODE, 0.0),
+    ],
+)
+def test_a_node_may_say_when_to_come_again(
+    status: int, retry_after: str, kind: Kind, pause_s: float
+) -> None:
+    fault = of_answer(status, b"", "target t", retry_after=retry_after)
+    assert (fault.kind, fault.pause_s) == (kind, pause_s)

@@ -16,6 +16,7 @@ from headrace_daemon.source.ais.counts import Counts
 from headrace_daemon.source.ais.faults import Kind
 from headrace_daemon.source.ais.httpwire import HttpWire
 from headrace_daemon.source.ais.lean.wire import LeanWire
+from headrace_daemon.source.ais.targets import Targets
 from headrace_daemon.source.ais.transfer import Transfer
 from headrace_daemon.source.ais.wires import Wires
 from headrace_daemon.source.reader import ReadRequest
@@ -37,12 +38,13 @@ CHUNKED: Final = (
 
 @asynccontextmanager
 async def open_wires(choice: Choice) -> AsyncIterator[tuple[Wires, Counts]]:
-    settings, counts = StoreSettings(endpoints=("http://p:1",)), Counts()
+    settings, counts, targets = StoreSettings(endpoints=("http://p:1",)), Counts(), Targets()
     async with (
         AisClient(Access(settings, {}), deadline_s=5.0) as client,
-        LeanWire(counts, stall_s=5.0, deadline_s=5.0) as lean,
+        LeanWire(counts, targets, stall_s=5.0, deadline_s=5.0) as lean,
     ):
-        yield Wires(BUCKET, HttpWire(BUCKET, client, counts, stall_s=5.0), lean, choice), counts
+        http = HttpWire(BUCKET, client, counts, targets, stall_s=5.0)
+        yield Wires(BUCKET, http, lean, choice), counts
 
 
 def transfer() -> Transfer:

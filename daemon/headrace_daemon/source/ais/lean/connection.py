@@ -86,6 +86,7 @@ class Connection(asyncio.BufferedProtocol):
         self._words = bytearray()
         self._status = 0
         self._content_range = b""
+        self._retry_after = ""
         self._outcome: Outcome | None = None
         self._num_informative = 0
         # Whether the connection stays open behind the answer under way.
@@ -233,6 +234,7 @@ class Connection(asyncio.BufferedProtocol):
         self._goes_on = self._heads.goes_on
         self._status, self._outcome = status, None
         self._content_range = head.content_range
+        self._retry_after = self._heads.retry_after
         length = 0 if status in (204, 304) else head.length
         if length is None:
             words = f"answered {status} without saying how long its answer is"
@@ -250,7 +252,9 @@ class Connection(asyncio.BufferedProtocol):
                     self._over(transfer.end(owner))
                 return
         if length > MAX_WORDS_BYTES:
-            self.end(self._outcome or of_answer(status, b"", str(owner)))
+            self.end(
+                self._outcome or of_answer(status, b"", str(owner), retry_after=self._retry_after)
+            )
             return
         self._part = _Part.WORDS
         self._words_left = length
@@ -262,7 +266,12 @@ class Connection(asyncio.BufferedProtocol):
         """An answer without an object is complete."""
         outcome = self._outcome
         if outcome is None:
-            outcome = of_answer(self._status, bytes(self._words), str(self._lane.owner))
+            outcome = of_answer(
+                self._status,
+                bytes(self._words),
+                str(self._lane.owner),
+                retry_after=self._retry_after,
+            )
             if self._status == 416:
                 try:
                     outcome = self._sent[0].transfer.unsatisfiable(outcome, self._content_range)
@@ -289,6 +298,7 @@ class Connection(asyncio.BufferedProtocol):
             exchange.arrive()
         else:
             exchange.fail(outcome)
+            self._lane.note_answer(outcome)
 
     # ---- the end ---------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -46,8 +47,8 @@ class Exchange:
         self.round = round_
         self.due_bytes = transfer.size - transfer.done
         """Of the body of a good answer."""
-        self.started_s = 0.0
-        """When it was submitted, by ``time.perf_counter``."""
+        self.started_s = time.perf_counter()
+        """When it was wanted, by ``time.perf_counter``."""
         # None unless it was sent and has not been answered.
         self.connection: Connection | None = None
         self.num_before = 0

@@ -39,6 +39,8 @@ class Heads:
         self._callbacks = _Callbacks(self._fields)
         self.goes_on = False
         """Whether the connection stays open behind this answer."""
+        self.retry_after = ""
+        """Its header ``Retry-After``, where it is an error."""
 
     def parse(self, block: bytes) -> Head:
         """Return what a head says; its length is None where the answer does not tell in advance.
@@ -63,6 +65,9 @@ class Heads:
             fields = {name.title(): value for name, value in fields.items()}
             length = fields.get(b"Content-Length")
             kind = fields.get(b"Ais-Checksum-Type", b"")
+        if status >= 400:
+            told = next((fields[name] for name in fields if name.title() == b"Retry-After"), b"")
+            self.retry_after = told.decode("latin-1")
         # The parser's own word on this is wrong once it has seen the end of an empty body.
         self.goes_on = (
             block.startswith(b"HTTP/1.1 ")

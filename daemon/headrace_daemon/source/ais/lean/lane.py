@@ -52,6 +52,7 @@ class Lane:
         self.owner = owner
         self._wire = wire
         self._counts = counts
+        self._gate = wire.targets.gate(owner.url, str(owner))
         self.patience_s = wire.stall_s
         """How long the target may send nothing that is due."""
         self.deadline_s = wire.deadline_s
@@ -139,12 +140,19 @@ class Lane:
 
     def note_read(self, exchange: Exchange, now_s: float) -> None:
         """Count an object, or a range of one, that arrived."""
+        if not self._gate.is_calm:
+            self._gate.note(None)
         counts, transfer = self._counts, exchange.transfer
         counts.num_reads += transfer.num_reads
         counts.num_ranges += transfer.num_ranges
         counts.num_lean += transfer.num_reads
         counts.num_bytes += transfer.size
         counts.total_s += now_s - exchange.started_s
+
+    def note_answer(self, outcome: Outcome) -> None:
+        """Take note of an answer that brought no object, or of a connection that broke."""
+        if self._gate.note(outcome):
+            self._fail_waiting(self._gate.refusal())
 
     # ---- connections -----------------------------------------------------------------------------
 
@@ -169,8 +177,10 @@ class Lane:
 
     def _unreached(self, connection: Connection, words: str) -> None:
         self._opening.discard(connection)
+        fault = Fault(Kind.NODE, words, str(self.owner))
+        self.note_answer(fault)
         if not self._connections and not self._opening:
-            self._fail_waiting(Fault(Kind.NODE, words, str(self.owner)))
+            self._fail_waiting(fault)
 
     def _fail_waiting(self, outcome: Outcome) -> None:
         waiting, self._waiting = self._waiting, deque()
@@ -215,6 +225,10 @@ class Lane:
         for exchange in unanswered:
             exchange.due_bytes = exchange.transfer.size - exchange.transfer.done
         self._waiting.extendleft(reversed(unanswered))
+        if outcome is not None and sent:
+            self.note_answer(outcome)
+            if self._gate.is_barred:  # what stands behind a probe that failed must wait as well
+                self._fail_waiting(self._gate.refusal())
         if self._waiting:
             self._spread()
 

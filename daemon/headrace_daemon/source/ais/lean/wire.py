@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from ...together import Tasks
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
 
     from ..clustermap import Node
     from ..counts import Counts
+    from ..targets import Targets
     from .exchanges import Exchange
 
 SCHEME: Final = "http://"
@@ -28,12 +28,16 @@ class LeanWire:
 
     Args:
         counts: Where reads are counted.
+        targets: Who may be asked; the caller has seen to it that what is submitted may be sent.
         stall_s: How long a target may send nothing that is due, seconds.
         deadline_s: How long one answer may take, seconds.
     """
 
-    def __init__(self, counts: Counts, *, stall_s: float, deadline_s: float) -> None:
+    def __init__(
+        self, counts: Counts, targets: Targets, *, stall_s: float, deadline_s: float
+    ) -> None:
         self._counts = counts
+        self.targets = targets
         self.stall_s = stall_s
         self.deadline_s = deadline_s
         self.scratch = Scratch()
@@ -79,9 +83,6 @@ class LeanWire:
 
     def submit(self, exchanges: Sequence[Exchange]) -> None:
         """Ask for something; the rounds of the exchanges are told how they end."""
-        now = time.perf_counter()
-        for exchange in exchanges:
-            exchange.started_s = now
         by_owner: dict[Node, list[Exchange]] = {}
         for exchange in exchanges:
             by_owner.setdefault(exchange.owner, []).append(exchange)

@@ -65,6 +65,7 @@ class FakeLane:
 
     def __init__(self) -> None:
         self.is_in = False
+        self.num_bad_answers = 0
         self.num_read = 0
         self.returned: list[Exchange] = []
         self.outcome: Fault | SourceError | None = None
@@ -77,6 +78,9 @@ class FakeLane:
 
     def note_read(self, exchange: Exchange, now_s: float) -> None:
         self.num_read += 1
+
+    def note_answer(self, outcome: Fault | SourceError) -> None:
+        self.num_bad_answers += 1
 
     def take_back(
         self,

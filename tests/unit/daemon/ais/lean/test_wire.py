@@ -18,6 +18,7 @@ from headrace_daemon.source.ais.lean import connection as connections
 from headrace_daemon.source.ais.lean.exchanges import Exchange, Round
 from headrace_daemon.source.ais.lean.lane import DEPTH, MAX_CONNECTIONS, PIPELINED_BYTES
 from headrace_daemon.source.ais.lean.wire import LeanWire
+from headrace_daemon.source.ais.targets import Targets
 from headrace_daemon.source.ais.transfer import Transfer
 from headrace_daemon.source.reader import ReadRequest
 from tests.support.loops import LOOPS, run, turns, until
@@ -37,7 +38,7 @@ OBJECTS: Final = {f"{number:03}": b"object %03d" % number for number in range(20
 
 @asynccontextmanager
 async def open_wire(*, stall_s: float = 10.0, deadline_s: float = 60.0) -> AsyncIterator[LeanWire]:
-    async with LeanWire(Counts(), stall_s=stall_s, deadline_s=deadline_s) as wire:
+    async with LeanWire(Counts(), Targets(), stall_s=stall_s, deadline_s=deadline_s) as wire:
         yield wire
 
 
@@ -276,7 +277,10 @@ def test_a_target_that_is_not_there_is_a_fault_of_each_request(loop: Loop) -> No
                 assert set(failures) == set(OBJECTS)
                 for fault in failures.values():
                     assert isinstance(fault, Fault)
-                    assert fault.words == "cannot be reached (Connection refused)"
+                    # Those that wait when it has failed often enough are not charged.
+                    assert fault.kind in (Kind.NODE, Kind.BARRED)
+                    assert "cannot be reached (Connection refused)" in fault.words
+                assert [gate.where for gate in wire.targets.barred] == [str(node)]
 
     run(main(), loop)
 
