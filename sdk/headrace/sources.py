@@ -65,10 +65,19 @@ class Skip(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     A sample that is missing, changed, or arrives corrupt leaves a *hole* in its batch: its values
     are None, its flag is ``hole``, and no other sample moves.  It stays left out for the rest of
     the run, also if it is repaired; the state has the list.
+
+    The ranks that torchrun has started on a node, with their DataLoader workers, count together:
+    where they pass the limit, all of them end in front of the same step, with one error that names
+    the samples.  That is the step in which the limit is passed, unless a rank was given it before
+    another one had read it; then it is the first that none was given, and a few more samples may be
+    left out until then.  Each node counts for itself, since nothing is shared between daemons: a
+    run on M nodes may leave out M times as many, and where one node ends, the others notice as they
+    notice any rank that fails.  A rank with ``topology=`` counts alone.
     """
 
     limit: int = 100
-    """Samples that may be left out; one more ends the stream.  Each feed (rank) counts its own."""
+    """Samples that may be left out by all ranks of the run on a node together, in the whole run, or
+    with `repair` in an epoch; one more ends the stream."""
 
     repair: bool = False
     """Whether each epoch tries again what the one before has left out."""

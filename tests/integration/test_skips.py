@@ -165,7 +165,7 @@ def test_a_pass_that_is_left_takes_the_list_along(app: AppThread, folder: Path) 
 def test_one_more_than_the_limit_ends_the_stream(app: AppThread, folder: Path, limit: int) -> None:
     dataset = DaemonDataset(app.socket, stream_of(folder, Skip(limit=limit)))
     found: list[list[tuple[str, bool]]] = []
-    with pytest.raises(FeedError, match=f"one more than the limit of {limit} samples") as caught:
+    with pytest.raises(FeedError, match=f"on_bad leaves out {limit} at most") as caught:
         for batch in dataset:
             found.append(told(batch))  # noqa: PERF401 - what came before the error counts
     assert len(holes(found)) == limit
@@ -273,6 +273,62 @@ def test_ranks_leave_out_what_they_meet(app: AppThread, folder: Path) -> None:
         found += holes(steps)
         dataset.close()
     assert sorted(found) == sorted(BAD)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_the_limit_counts_for_all_ranks_and_ends_them_at_one_step(
+    app: AppThread, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late: bool
+) -> None:
+    """Only rank 1 meets bad samples; whoever is ahead, both end in front of the same step."""
+    folder = write_samples(tmp_path / "many", 60)
+    whole = DaemonDataset(app.socket, stream_of(folder, "fail", Sequential(batch_size=1)))
+    assert len(whole) == 60
+    bad = [whole.manifest[2 * step + 1].name for step in (12, 14, 16)]
+    whole.close()
+    for name in bad:
+        (folder / name).unlink()
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", f"run {late}")
+
+    def begin(rank: int, on_bad: Any, state: Any = None) -> Any:  # noqa: ANN401
+        monkeypatch.setenv("RANK", str(rank))
+        dataset = DaemonDataset(app.socket, stream_of(folder, on_bad, Sequential(batch_size=1)))
+        if state is not None:
+            dataset.load_state_dict(state)
+        batches = iter(dataset)
+        return dataset, [told(next(batches))], batches
+
+    def end(steps: list[Any], batches: Iterator[Batch]) -> str:
+        with pytest.raises(FeedError) as caught:
+            for batch in batches:
+                steps.append(told(batch))  # noqa: PERF401 - what came before the error counts
+        return str(caught.value)
+
+    policy = Skip(limit=2)
+    first, steps_0, batches_0 = begin(0, policy)
+    if late:  # rank 0 is given more than rank 1 has read
+        steps_0 += [told(next(batches_0)) for _ in range(19)]
+    second, steps_1, batches_1 = begin(1, policy)
+    errors = [end(steps_1, batches_1), end(steps_0, batches_0)]
+    assert errors[0] == errors[1]
+    assert "3 samples cannot be read, and on_bad leaves out 2 at most" in errors[0]
+    assert all(name in errors[0] for name in bad)
+    assert len(steps_0) == len(steps_1)
+    assert len(steps_0) >= 20 if late else len(steps_0) == 16
+    state = json.loads(json.dumps(second.state_dict()))
+    for one in (first, second):
+        one.close()
+    # Any rank goes on from there, with more room.
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    again, steps_2, batches_2 = begin(0, Skip(limit=3), state)
+    other, steps_3, batches_3 = begin(1, Skip(limit=3), state)
+    steps_2 += [told(batch) for batch in batches_2]
+    steps_3 += [told(batch) for batch in batches_3]
+    assert len(steps_0) + len(steps_2) == len(steps_1) + len(steps_3) == 30
+    assert holes(steps_1 + steps_3) == sorted(bad)
+    for one in (again, other):
+        one.close()
 
 
 @pytest.mark.parametrize(

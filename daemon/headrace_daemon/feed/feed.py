@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from ..source.catalog import OpenSource
     from .dictated import DictatedPlanner
     from .planner import Planner
+    from .tally import Place, Tally
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +64,11 @@ class ReadyBatch:
     skips: tuple[int, ...] | None = None
     notes: list[str] = field(default_factory=list)
     """What is new in the journal, one line for each sample."""
+
+    @property
+    def place(self) -> Place:
+        """Epoch and step."""
+        return self.planned.epoch, self.planned.step
 
     @property
     def payload(self) -> memoryview:
@@ -169,6 +175,9 @@ class Feed:
     journal: Journal = field(default_factory=lambda: Journal(None))
     """What was left out up to the head."""
 
+    tally: Tally | None = None
+    """What all feeds of the run have left out; None where nothing may be."""
+
     statistics: FeedStatistics = field(default_factory=FeedStatistics)
     # Filled or being filled, in the order of the plan.
     _items: deque[Item] = field(default_factory=deque)
@@ -222,6 +231,10 @@ class Feed:
         self._items.clear()
         self._planned.clear()
 
+    def wake(self) -> None:
+        """Tell whoever takes the head that it may be another one now."""
+        self.on_change()
+
     def halt(self) -> None:
         """Plan nothing more; what is planned and placed is still read."""
         self._is_halted = True
@@ -237,6 +250,10 @@ class Feed:
         item = self._items[0]
         if not isinstance(item, ReadyBatch):
             return item
+        if self.tally is not None and self.tally.ends(item.place):
+            self._items[0] = self.tally.failure()
+            self._drop(item)
+            return self._items[0]
         if not item.is_filled:
             return None
         if item.skips is None:
@@ -273,7 +290,10 @@ class Feed:
 
         The slot of a batch belongs to the caller until it calls `pool.give_back`.
         """
-        return self._items.popleft()
+        item = self._items.popleft()
+        if self.tally is not None and isinstance(item, ReadyBatch):
+            self.tally.give(item.place)
+        return item
 
     @property
     def num_ready(self) -> int:
@@ -383,11 +403,20 @@ class Feed:
             return
         if failure is None:
             batch.is_filled = True
+            self._count(batch)
         else:
             # In the place of the batch: those before it are still delivered.
             self._items[self._items.index(batch)] = failure
             self.pool.give_back(batch.slot)
         self.on_change()
+
+    def _count(self, batch: ReadyBatch) -> None:
+        """Tell the tally what a batch that is filled has left out."""
+        if self.tally is None:
+            return
+        for row, error in batch.holes.items():
+            if error is not None:
+                self.tally.note(self._sample(batch.planned, row), error, batch.place)
 
     def _end_with(self, error: HeadraceError) -> None:
         """Put an error in the place of the first batch that will never be ready."""
@@ -432,15 +461,21 @@ class Feed:
         self._items.pop()
         self._planned.appendleft(batch.planned)
         self._has_shed.set()
-        if batch.is_being_filled:
+        if not self._drop(batch):
+            self.pool.shed()
+        return True
+
+    def _drop(self, batch: ReadyBatch) -> bool:
+        """Give up a batch that is in the queue no more; return whether its slot comes later."""
+        is_being_filled = batch.is_being_filled
+        if is_being_filled:
             batch.is_dropped = True
             self._leaving_bytes += batch.slot.size
         else:
             self.pool.give_back(batch.slot)
-            self.pool.shed()
         if batch.task is not None:
             batch.task.cancel()
-        return True
+        return is_being_filled
 
 
 def _first(errors: BaseExceptionGroup[BaseException]) -> HeadraceError:

@@ -11,6 +11,7 @@ from bisect import insort
 from typing import TYPE_CHECKING, Any, Final
 
 from headrace.errors import FeedError
+from headrace.plans.cursor import MAX_SKIPS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -60,19 +61,20 @@ class Journal:
     def add(self, found: Mapping[int, ObjectError]) -> list[str]:
         """Take in what a batch has left out, and return a line for each that is new.
 
+        The limit is that of the run (`Tally`); this one is that of a cursor.
+
         Raises:
-            FeedError: If it is more than the limit.
+            FeedError: If it is more than a cursor can name.
         """
         assert self._skip is not None or not found, "nothing may be left out"
         lines = []
         for sample, error in found.items():
             if sample in self._known:
                 continue
-            assert self._skip is not None
-            if len(self._skips) >= self._skip.limit:
+            if len(self._skips) >= MAX_SKIPS:
                 raise FeedError(
-                    f"{error} (one more than the limit of {self._skip.limit} samples that on_bad "
-                    "leaves out: restore them, or raise the limit)",
+                    f"{error} (one more than the {MAX_SKIPS} samples that a state can name as left "
+                    "out: restore them)",
                     code="source",
                     fault="data",
                 )

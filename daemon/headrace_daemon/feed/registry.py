@@ -25,6 +25,7 @@ from .feed import Feed
 from .groups import Group, Groups
 from .journal import Journal
 from .planner import Planner
+from .tally import Tallies, Tally
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -107,6 +108,7 @@ class FeedRegistry:
         self.grace_s = grace_s
         """How long a feed waits that is parked from now on, seconds."""
         self._groups = Groups(budget, grace_s)
+        self._tallies = Tallies()
         self._feeds: dict[str, OpenFeed] = {}
         # Owns the tasks of all feeds; None outside of the context.
         self._tasks: asyncio.TaskGroup | None = None
@@ -192,6 +194,7 @@ class FeedRegistry:
                 pool, group = await self._reserve(stream, slot_bytes, request)
             else:
                 group = parked.group
+                self._leave(parked.feed)
                 # The same memory goes on serving the same client.
                 await parked.feed.stop()
                 pool = parked.feed.pool
@@ -202,7 +205,25 @@ class FeedRegistry:
             raise
         token = parked.token if parked else secrets.token_hex(16)
         feed = self._make(stream, planner, pool, largest)
+        skip = stream.stream.skip
+        if skip is not None:
+            key = (self._key(request, stream), skip) if request.group else token
+            self._join(feed, self._tallies.of(key, skip), stream)
         return self._start(OpenFeed(token, stream, feed, group))
+
+    @staticmethod
+    def _key(request: m.Open | m.Lookup, stream: BoundStream) -> tuple[object, ...]:
+        """Return what the feeds of a run on this node have in common."""
+        bound = stream.bound
+        label = stream.name or stream.stream.source.title
+        ranks, workers = request.ranks, request.workers
+        world_size = stream.topology.world_size
+        return request.group, ranks, workers, label, bound.digest, bound.manifest, world_size
+
+    @staticmethod
+    def _join(feed: Feed, tally: Tally, stream: BoundStream) -> None:
+        feed.tally = tally
+        tally.join(feed.wake, stream.cursor.epoch, stream.cursor.skips)
 
     def _make_planner(self, stream: BoundStream, request: m.Open) -> Planner:
         """Return the planner of a feed; may have to look at each sample of an epoch."""
@@ -226,11 +247,9 @@ class FeedRegistry:
         share_bytes = MIN_SLOTS * await self._sizes.of_any(stream, stream.cursor)
         ranks, workers = request.ranks, request.workers
         num_members = ranks * workers
-        bound = stream.bound
-        world_size = stream.topology.world_size
         label = stream.name or stream.stream.source.title
         return await self._groups.admit(
-            (request.group, ranks, workers, label, bound.digest, bound.manifest, world_size),
+            self._key(request, stream),
             num_members=num_members,
             share_bytes=share_bytes,
             name=f"group {label}",
@@ -348,11 +367,18 @@ class FeedRegistry:
             return None
         del self._feeds[entry.token]
         entry.unpark()
+        self._leave(entry.feed)
         entry.feed.pool.retire()
         if entry.group is not None:
             self._groups.give_back(entry.group)
         assert self._tasks is not None, "the registry is not running"
         return self._tasks.create_task(self._take_back(entry), name=f"close {entry.feed.name}")
+
+    def _leave(self, feed: Feed) -> None:
+        """Have a feed count no more with those of its run."""
+        tally, feed.tally = feed.tally, None
+        if tally is not None and tally.leave(feed.wake):
+            self._tallies.forget(tally)
 
     async def _take_back(self, entry: OpenFeed) -> None:
         feed = entry.feed

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from headrace.errors import FeedError
+from headrace.plans.cursor import MAX_SKIPS
 from headrace.sources import Skip
 from headrace_daemon.errors import ObjectError, ObjectMissingError
 from headrace_daemon.feed.journal import Journal
@@ -23,13 +24,13 @@ def test_it_tells_what_is_new_and_keeps_all_in_order() -> None:
     assert Journal(Skip()).told({"epoch": 2}) == {"epoch": 2}
 
 
-def test_one_above_the_limit_is_an_error_that_names_it() -> None:
-    journal = Journal(Skip(limit=2), skips=(1,))
-    journal.add(bad(2))
+def test_it_ends_where_a_cursor_can_name_no_more() -> None:
+    journal = Journal(Skip(limit=2), skips=range(1, MAX_SKIPS))
+    journal.add(bad(MAX_SKIPS))  # the limit is that of the run, which has its own tally
     journal.add(bad(1, 2))
-    with pytest.raises(FeedError, match=r"s5 is gone \(one more than the limit of 2 samples"):
-        journal.add(bad(5))
-    assert journal.skips == (1, 2)
+    with pytest.raises(FeedError, match=rf"s5000 is gone \(one more than the {MAX_SKIPS} samples"):
+        journal.add(bad(5000))
+    assert len(journal.skips) == MAX_SKIPS
 
 
 def test_it_stays_over_epochs_unless_they_repair() -> None:
