@@ -1,4 +1,4 @@
-"""F5: a store that goes down in mid-epoch is waited for; past the deadline the state still loads."""
+"""F5: a store that goes down in mid-epoch is waited for; past the deadline the state is whole."""
 
 from __future__ import annotations
 

@@ -104,16 +104,26 @@ class SlotPool:
         self.num_slots += 1
         return slot
 
+    def aim_for(self, max_slots: int) -> None:
+        """Aim for another number of slots; those above it go as they come back."""
+        self.max_slots = max_slots
+        self._wake()
+
     def give_back(self, slot: Slot) -> None:
         """Take back a slot that nothing reads or writes any more."""
-        excess = self._budget.is_under_pressure and self._account.held > self._account.guarantee
+        excess = self._account.held > self._account.guarantee and (
+            self._budget.is_under_pressure or self.num_slots > self.max_slots
+        )
         if slot.size != self.slot_bytes or excess:
             self._destroy(slot)
         else:
             self._idle.append(slot)
-            waiting = self._account.waiting
-            if waiting is not None and not waiting.done():
-                waiting.set_result(None)
+            self._wake()
+
+    def _wake(self) -> None:
+        waiting = self._account.waiting
+        if waiting is not None and not waiting.done():
+            waiting.set_result(None)
 
     def shed(self) -> None:
         """Give idle memory above the guarantee back to the budget."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -24,6 +25,7 @@ from ..assemble.requests import requests_of
 from ..errors import SourceError
 from ..source.reader import release
 from .journal import SOURCE, Journal
+from .lookahead import Lookahead
 from .planner import EpochEdge, Finish
 
 if TYPE_CHECKING:
@@ -175,8 +177,14 @@ class Feed:
     journal: Journal = field(default_factory=lambda: Journal(None))
     """What was left out up to the head."""
 
+    num_slots: int = 0
+    """Slots that the client asked for; 0 for as many as the pool aims for."""
+
     tally: Tally | None = None
     """What all feeds of the run have left out; None where nothing may be."""
+
+    clock: Callable[[], float] = time.monotonic
+    """Monotonic seconds."""
 
     statistics: FeedStatistics = field(default_factory=FeedStatistics)
     # Filled or being filled, in the order of the plan.
@@ -195,9 +203,12 @@ class Feed:
     # Finds how large the slots of the next segment are.
     _sizing: asyncio.Task[Largest] | None = None
     _is_over: asyncio.Event = field(default_factory=asyncio.Event)
+    _lookahead: Lookahead = field(init=False)
 
     def __post_init__(self) -> None:
         self._room_bytes = self.pool.slot_bytes
+        self._lookahead = Lookahead(self.num_slots or self.pool.max_slots)
+        self.pool.aim_for(self._lookahead.num_slots)
 
     async def run(self) -> None:
         """Read ahead until the stream fails or `stop` is called."""
@@ -291,8 +302,13 @@ class Feed:
         The slot of a batch belongs to the caller until it calls `pool.give_back`.
         """
         item = self._items.popleft()
-        if self.tally is not None and isinstance(item, ReadyBatch):
-            self.tally.give(item.place)
+        if isinstance(item, ReadyBatch):
+            if self.tally is not None:
+                self.tally.give(item.place)
+            following = self._items[0] if self._items else None
+            is_next_ready = not isinstance(following, ReadyBatch) or following.is_filled
+            if self._lookahead.note_given(is_next_ready=is_next_ready):
+                self.pool.aim_for(self._lookahead.num_slots)
         return item
 
     @property
@@ -390,6 +406,7 @@ class Feed:
             on_bad=holes.__setitem__ if allows else None,
         )
         failure: SourceError | None = None
+        started_s = self.clock()
         try:
             await self.fetcher.fetch(batch.source.reader, requests)
         except SourceError as error:
@@ -403,6 +420,7 @@ class Feed:
             return
         if failure is None:
             batch.is_filled = True
+            self._lookahead.note_filled(self.clock() - started_s)
             self._count(batch)
         else:
             # In the place of the batch: those before it are still delivered.

@@ -204,7 +204,9 @@ class FeedRegistry:
                 self.close_soon(parked)
             raise
         token = parked.token if parked else secrets.token_hex(16)
-        feed = self._make(stream, planner, pool, largest)
+        feed = self._make(
+            stream, planner, pool, largest, num_slots=max(MIN_SLOTS, request.prefetch + 1)
+        )
         skip = stream.stream.skip
         if skip is not None:
             key = (self._key(request, stream), skip) if request.group else token
@@ -312,6 +314,8 @@ class FeedRegistry:
         planner: Planner | DictatedPlanner,
         pool: SlotPool,
         largest: Largest,
+        *,
+        num_slots: int,
     ) -> Feed:
         async def size(after: Largest) -> Largest:
             if isinstance(planner, DictatedPlanner):
@@ -330,6 +334,7 @@ class FeedRegistry:
             fetcher=self._fetcher,
             largest=largest,
             size_slots=size,
+            num_slots=num_slots,
         )
         pool.on_shed = feed.shed
         return feed
