@@ -173,7 +173,7 @@ class HttpWire:
             if gate.is_barred and not is_probe:
                 return gate.refusal()  # it was barred while this waited for a place
             try:
-                fault = await self._exchange(url, errand, owner or f"target {url.origin()}")
+                fault = await self._exchange(url, errand, owner or gate.where)
             except SourceError:
                 gate.note(None)
                 raise

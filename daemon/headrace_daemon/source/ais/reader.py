@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from .wires import Choice
 
 WIDTH: Final = 8
-"""Requests of one group that are read side by side by aiohttp, or again after a fault."""
+"""Requests of one group that are read side by side by aiohttp."""
 
 
 class AisReader:
@@ -222,8 +222,9 @@ class AisReader:
             wires.lean.submit(self._let_through(exchanges))
             await round_.wait()
             if round_.has_failed:
-                width = min(len(requests), WIDTH)
-                await run_together((self._mend(round_) for _ in range(width)), name="read again")
+                # Each may have to wait for its target, and must not hold up those of others.
+                menders = (self._mend(round_) for _ in requests)
+                await run_together(menders, name="read again")
         finally:
             if not round_.is_over:
                 wires.lean.withdraw(exchanges)
