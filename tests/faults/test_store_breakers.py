@@ -174,3 +174,35 @@ def test_a_target_that_moved_is_found_by_the_map(ais: StandIn, bad: Target) -> N
             assert len(store.targets.barred) == 1
 
     run(main())
+
+
+@pytest.mark.parametrize("reader", ["lean", "aiohttp"])
+def test_a_slow_target_holds_up_only_what_needs_it(
+    ais: StandIn, bad: Target, reader: Literal["lean", "aiohttp"]
+) -> None:
+    """However many batches wait for it, others go through the same fetcher."""
+    ais.fault(Delay(None), target=bad, path="b/*", times=None)
+    theirs = owned(ais, bad)
+    others = [name for name in OBJECTS if name not in theirs]
+
+    async def main() -> None:
+        async with open_store(
+            *ais.endpoints, stall_s=60.0, deadline_s=60.0, reader=reader
+        ) as store:
+            fetcher = Fetcher(1)
+            async with asyncio.TaskGroup() as tasks:
+                waiting = [
+                    tasks.create_task(
+                        fetcher.fetch(store.reader(bucket("ais://b")), wanted(OBJECTS, [name]))
+                    )
+                    for name in sorted(theirs)
+                ]
+                await until(lambda: asked(ais, bad))
+                requests = wanted(OBJECTS, others)
+                await fetcher.fetch(store.reader(bucket("ais://b")), requests)
+                assert values(requests) == {name: OBJECTS[name] for name in others}
+                for task in waiting:
+                    assert not task.done()
+                    task.cancel()
+
+    run(main())

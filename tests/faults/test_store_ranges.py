@@ -20,6 +20,7 @@ from headrace_daemon.errors import (
     ObjectUnreadableError,
     SourceError,
     StoreAccessError,
+    StoreFullError,
     StoreUnavailableError,
 )
 from headrace_daemon.source.ais import pieces, ranges
@@ -254,7 +255,7 @@ _STAYING: Final[dict[str, tuple[Effect, type[SourceError], str]]] = {
     "404": (Status(404, "no", "ErrNotFound"), ObjectMissingError, "not in the store any more"),
     "410": (Status(410), ObjectMissingError, "answered 410"),
     "501": (Status(501, "no ETL", "ErrUnsupp"), ObjectUnreadableError, "501 (ErrUnsupp: no ETL)"),
-    "507": (Status(507, "out of space"), ObjectUnreadableError, "507 (out of space)"),
+    "507": (Status(507, "out of space"), StoreFullError, "507 (out of space)"),
     "400": (Status(400, "bad request"), ObjectUnreadableError, "400 (bad request)"),
     "416": (Status(416), ObjectChangedError, "it has 0 bytes at"),
     "403": (Status(403, "no permission"), StoreAccessError, "may not be read"),

@@ -101,12 +101,14 @@ class ObjectRead(Generic[_Wanted]):
         owner: The target to ask; None to ask a proxy.
     """
 
-    __slots__ = ("_owner", "_retry", "_wanted", "_ways")
+    __slots__ = ("_met", "_owner", "_retry", "_wanted", "_ways")
 
     def __init__(self, ways: Ways[_Wanted], wanted: _Wanted, owner: Node | None) -> None:
         self._ways = ways
         self._wanted = wanted
         self._owner = owner
+        # What this read has met last itself; None before.
+        self._met: Fault | None = None
         # None before the first fault.
         self._retry: Retry | None = None
 
@@ -152,6 +154,7 @@ class ObjectRead(Generic[_Wanted]):
         while True:
             logger.debug("fault what=%r: %s", self.what, fault)
             if fault.kind is not Kind.BARRED:
+                self._met = fault
                 self._ways.counts.note_fault(fault, self._owner)
             was_direct = self._owner is not None
             is_patient = True
@@ -279,7 +282,10 @@ class ObjectRead(Generic[_Wanted]):
     def _late(self, fault: Fault) -> StoreUnavailableError:
         retry, cluster = self._retry, self._ways.cluster
         assert retry is not None
-        text = f"{self.what} cannot be read: {fault}; {retry.explain()}"
+        met = fault if self._met is None else self._met
+        text = f"{self.what} cannot be read: {met}; {retry.explain()}"
+        if fault is not met and fault.kind is Kind.BARRED:
+            text += f"; {fault}"
         if cluster.missing:
             text += f"; {cluster.explain_missing()}"
         return StoreUnavailableError(self.what, text)
