@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from .lean.exchanges import Exchange
     from .lean.wire import LeanWire
     from .targets import Targets
-    from .transfer import Transfer
     from .wires import Choice
 
 WIDTH: Final = 8
