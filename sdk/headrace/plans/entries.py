@@ -14,7 +14,7 @@ import numpy as np
 from ..errors import PlanError
 from .base import Slice
 from .exact import ExactOrder
-from .order import KeyedOrder, SequentialOrder
+from .order import KeyedOrder, RunOrder, SequentialOrder
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -67,7 +67,8 @@ class Entries:
             self._num_slots > self.num_samples or self._lane_slots * self.lanes > self._num_slots
         )
         self._reverse = options.reverse
-        self._repeats = options.repeats
+        self.repeats = options.repeats
+        """How many times in a row each entry of the order is taken."""
         self._part = options.part
         entries = self._lane_slots * (1 if options.truncate else options.repeats)
         self.length = (
@@ -89,6 +90,22 @@ class Entries:
     def is_heavy(self) -> bool:
         """Whether an epoch of the order is made as a whole."""
         return bool(self.exact_orders)
+
+    @property
+    def runs(self) -> RunOrder | None:
+        """The order, if it reads the data in long runs and the modifiers leave all of them whole.
+
+        Position p of an epoch is then position ``p // repeats`` of the order.
+        """
+        order = self.orders[0]
+        is_changed = (
+            self._subset is not None
+            or self._part is not None
+            or self.lanes > 1
+            or self._is_padded
+            or self._reverse
+        )
+        return order if isinstance(order, RunOrder) and not is_changed else None
 
     @property
     def exact_orders(self) -> tuple[ExactOrder, ...]:
@@ -116,8 +133,8 @@ class Entries:
         places = positions
         if self._part is not None:
             places = places * np.uint64(self._part[1]) + np.uint64(self._part[0])
-        if self._repeats > 1:
-            places = places // np.uint64(self._repeats)
+        if self.repeats > 1:
+            places = places // np.uint64(self.repeats)
         if self._reverse:
             places = np.uint64(self._lane_slots - 1) - places
         slots = self.orders[lane % len(self.orders)].at(epoch, places)

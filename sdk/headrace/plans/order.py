@@ -8,7 +8,7 @@ and 10^9 samples need no more than 10.
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -39,10 +39,35 @@ class Order(Protocol):
         ...
 
 
+@runtime_checkable
+class RunOrder(Order, Protocol):
+    """An order that reads the data in long runs.
+
+    The samples form a *sequence*, and entries of it are permuted within windows only: the entries
+    at positions ``k * window … (k + 1) * window - 1`` are the samples that stand at these places of
+    the sequence.
+    """
+
+    @property
+    def window(self) -> int:
+        """Entries that are permuted among each other; 1 where none are."""
+        ...
+
+    def places_of(self, epoch: int, samples: Indices) -> Indices:
+        """Return where some samples stand in the sequence of an epoch, u64[m]."""
+        ...
+
+    def samples_at(self, epoch: int, start: int, stop: int) -> Indices:
+        """Return the samples that stand at places ``start … stop - 1``, u64[stop - start]."""
+        ...
+
+
 class SequentialOrder:
     """The order of the manifest, the same in each epoch."""
 
     __slots__ = ("length",)
+
+    window: Final = 1
 
     def __init__(self, length: int) -> None:
         self.length = length
@@ -50,6 +75,14 @@ class SequentialOrder:
     def at(self, epoch: int, positions: Indices) -> Indices:
         """Return a copy of the positions: entry i is sample i."""
         return positions.copy()
+
+    def places_of(self, epoch: int, samples: Indices) -> Indices:
+        """Return a copy of the samples: each stands at its own place (see `RunOrder`)."""
+        return samples.copy()
+
+    def samples_at(self, epoch: int, start: int, stop: int) -> Indices:
+        """Return the samples at some places (see `RunOrder.samples_at`)."""
+        return np.arange(start, stop, dtype=np.uint64)
 
 
 NUM_ROUNDS: Final = 16

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from threading import Lock
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
@@ -21,6 +21,14 @@ if TYPE_CHECKING:
 _KEPT_EPOCHS: Final = 2
 
 
+class _Sequence(NamedTuple):
+    """The shards of an epoch, one after the other."""
+
+    stands: Indices  # u64[S], where each stands in the sequence, ascending
+    begins: Indices  # u64[S], where the same one begins in the data
+    stands_of: Indices  # u64[S], where each stands, in the order of the data
+
+
 class ShardOrder:
     """Shards in a keyed order of each epoch, samples permuted within windows of that sequence.
 
@@ -31,7 +39,7 @@ class ShardOrder:
         role: Which stream of a composition this is.
     """
 
-    __slots__ = ("_epochs", "_lock", "_role", "_seed", "_shards", "_window", "length")
+    __slots__ = ("_epochs", "_lock", "_role", "_seed", "_shards", "length", "window")
 
     def __init__(
         self, shards: NDArray[np.uint64], window: int, seed: int, *, role: int = 0
@@ -39,23 +47,36 @@ class ShardOrder:
         # Empty shards have no place in an order of samples.
         sizes = np.diff(shards)
         self._shards = np.concatenate([shards[:-1][sizes > 0], shards[-1:]])
-        self._window = window
+        self.window = window
         self._seed = seed
         self._role = role
         self.length = int(shards[-1])
-        # By epoch: where each shard stands in the sequence, and where it begins in the data.
-        self._epochs: OrderedDict[int, tuple[Indices, Indices]] = OrderedDict()
+        self._epochs: OrderedDict[int, _Sequence] = OrderedDict()
         self._lock = Lock()
 
     def at(self, epoch: int, positions: Indices) -> Indices:
         """Return the sample indices at some positions of an epoch (see `Order.at`)."""
         places = self._windowed(epoch, positions)
-        stands, begins = self._sequence(epoch)
+        return self._samples(epoch, places)
+
+    def places_of(self, epoch: int, samples: Indices) -> Indices:
+        """Return where some samples stand in the sequence of an epoch (see `RunOrder`)."""
+        stands = self._sequence(epoch).stands_of
+        shard = np.searchsorted(self._shards, samples, side="right") - 1
+        places: Indices = samples - self._shards[shard] + stands[shard]
+        return places
+
+    def samples_at(self, epoch: int, start: int, stop: int) -> Indices:
+        """Return the samples at some places of the sequence (see `RunOrder.samples_at`)."""
+        return self._samples(epoch, np.arange(start, stop, dtype=np.uint64))
+
+    def _samples(self, epoch: int, places: Indices) -> Indices:
+        stands, begins, _ = self._sequence(epoch)
         shard = np.searchsorted(stands, places, side="right") - 1
         samples: Indices = places - stands[shard] + begins[shard]
         return samples
 
-    def _sequence(self, epoch: int) -> tuple[Indices, Indices]:
+    def _sequence(self, epoch: int) -> _Sequence:
         with self._lock:
             found = self._epochs.get(epoch)
             if found is None:
@@ -66,18 +87,20 @@ class ShardOrder:
                 sizes = self._shards[shuffled + np.uint64(1)] - begins
                 stands = np.zeros(count, dtype=np.uint64)
                 np.cumsum(sizes[:-1], out=stands[1:])
-                found = self._epochs[epoch] = (stands, begins)
+                stands_of = np.empty_like(stands)
+                stands_of[shuffled] = stands
+                found = self._epochs[epoch] = _Sequence(stands, begins, stands_of)
                 while len(self._epochs) > _KEPT_EPOCHS:
                     self._epochs.popitem(last=False)
             return found
 
     def _windowed(self, epoch: int, positions: Indices) -> Indices:
-        window = np.uint64(self._window)
+        window = np.uint64(self.window)
         numbers, inside = np.divmod(positions, window)
         result = numbers * window
-        last = self.length // self._window
+        last = self.length // self.window
         whole = numbers < np.uint64(last)
-        for chosen, length in ((whole, self._window), (~whole, self.length % self._window)):
+        for chosen, length in ((whole, self.window), (~whole, self.length % self.window)):
             if chosen.any():
                 result[chosen] += self._permuted(epoch, numbers[chosen], inside[chosen], length)
         return result

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from headrace.errors import PlanError
 from headrace.plans import Data, ShardShuffled
 from headrace.plans.engine import BoundPlan
+from headrace.plans.order import RunOrder
 from headrace.plans.shards import ShardOrder
 
 
@@ -74,3 +75,20 @@ def test_shards_come_from_the_data_or_from_the_plan() -> None:
     assert isinstance(of_plan.order, ShardOrder)
     with pytest.raises(PlanError, match="samples_per_shard=None does not go with a source without"):
         BoundPlan.to(ShardShuffled(batch_size=2), Data(10))
+
+
+@given(
+    sizes=st.lists(st.integers(0, 12), min_size=1, max_size=12).filter(any),
+    window=st.integers(1, 20),
+    epoch=st.integers(0, 3),
+)
+def test_a_window_of_positions_has_the_samples_of_the_same_places(
+    sizes: list[int], window: int, epoch: int
+) -> None:
+    found = order(sizes, window)
+    everywhere = np.arange(found.length, dtype=np.uint64)
+    assert isinstance(found, RunOrder)
+    sequence = found.samples_at(epoch, 0, found.length)
+    assert found.places_of(epoch, sequence).tolist() == everywhere.tolist()
+    places = found.places_of(epoch, found.at(epoch, everywhere))
+    assert (places // np.uint64(window) == everywhere // np.uint64(window)).all()
