@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 if TYPE_CHECKING:
@@ -61,6 +63,10 @@ class Place(NamedTuple):
     """Writable, as long as they are; may be empty."""
 
 
+_START = attrgetter("start")
+_TARGET = attrgetter("target")
+
+
 class RangeRequest(NamedTuple):
     """A range of an object, and where the values that lie in it go; the rest of it is dropped."""
 
@@ -96,13 +102,16 @@ class RangeRequest(NamedTuple):
     @property
     def identity(self) -> Hashable:
         """What is read, and which of it is kept: what one request drops another may want."""
-        layout = tuple([(place.start, len(place.target)) for place in self.places])
+        # In C: there may be a thousand places.
+        starts = tuple(map(_START, self.places))
+        lengths = tuple(map(len, map(_TARGET, self.places)))
         return (
             self.name,
             self.start,
             self.stop,
             self.object_bytes,
-            layout,
+            starts,
+            lengths,
             self.checksum,
             self.version,
         )
@@ -180,5 +189,4 @@ def release(requests: Sequence[Request]) -> None:
         if isinstance(request, ReadRequest):
             request.target.release()
         else:
-            for place in request.places:
-                place.target.release()
+            deque(map(memoryview.release, map(_TARGET, request.places)), maxlen=0)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from headrace.manifest import Manifest
     from headrace.placement import Placement
 
     from ...errors import ObjectError
@@ -36,6 +37,7 @@ def ranges_of(
     view: memoryview,
     *,
     left_out: Collection[int] = (),
+    filled: NDArray[np.bool_] | None = None,
     on_bad: Callable[[int, ObjectError], None] | None = None,
 ) -> list[RangeRequest]:
     """Return the requests for the values of some samples.
@@ -46,6 +48,7 @@ def ranges_of(
         offsets: Where each value goes in the view, u64[F * n], field by field.
         view: Writable.  The requests have slices of it, which the caller releases.
         left_out: Places of samples in the order of `indices` that are not read.
+        filled: Values that are there already, bool[F * n]; None for none.
         on_bad: Called with the place of a sample whose shard cannot be read, and why; None where
             that fails the read.
     """
@@ -56,63 +59,72 @@ def ranges_of(
         is_left = np.zeros(count, dtype=bool)
         is_left[list(left_out)] = True
         wanted &= ~np.tile(is_left, num_fields)
-    values = np.flatnonzero(wanted)
+    if filled is not None:
+        wanted &= ~filled
+    values = wanted.nonzero()[0]
     if not len(values):
         return []
     shards = placement.shards[indices].astype(np.int64).T[list(placement.streams)].ravel()
     starts = placement.starts[indices].astype(np.int64).T.ravel()
-    order = np.lexsort((starts[values], shards[values]))
-    values = values[order]
+    values = values[np.lexsort((starts[values], shards[values]))]
     shards, starts, lengths = shards[values], starts[values], lengths[values]
-    stops = starts + lengths
-    # A range begins where the shard is another one, the gap is large, or values overlap.
-    gaps = starts[1:] - stops[:-1]
-    begins = np.ones(len(values), dtype=bool)
-    begins[1:] = (shards[1:] != shards[:-1]) | (gaps < 0) | (gaps > GAP_BYTES)
+    firsts = _firsts(shards, starts, starts + lengths)
     targets = offsets[values].astype(np.int64)
-    rows = (values % count).tolist()
-    table = placement.table
-    distinct, numbers = np.unique(shards, return_inverse=True)
-    chosen = distinct.astype(np.uint64)
-    names, sizes = table.names_of(chosen), table.sizes[chosen].tolist()
-    checksums, versions = table.checksums_of(chosen), table.versions_of(chosen)
-    requests: list[RangeRequest] = []
-    places: list[Place] = []
-    own_rows: list[int] = []
-
-    def close(number: int, stop: int) -> None:
+    # Tuples and slices are made in C as far as possible: they are the cost of this function.
+    views = [
+        view[start:stop]
+        for start, stop in zip(targets.tolist(), (targets + lengths).tolist(), strict=True)
+    ]
+    places = tuple(map(Place, starts.tolist(), views))
+    lasts = [*firsts[1:], len(values)]
+    numbers = shards[firsts].tolist()
+    facts = _facts_of(placement.table, numbers)
+    ends = (starts + lengths).tolist()
+    rows = None if on_bad is None else (values % count).tolist()
+    requests = []
+    for number, first, last in zip(numbers, firsts, lasts, strict=True):
+        name, size, checksum, version = facts[number]
+        own = places[first:last]
+        tell = None
+        if on_bad is not None and rows is not None:
+            tell = _of_rows(on_bad, sorted(set(rows[first:last])))
         requests.append(
-            RangeRequest(
-                names[number],
-                places[0].start,
-                stop,
-                sizes[number],
-                tuple(places),
-                checksums[number],
-                versions[number],
-                None if on_bad is None else _of_rows(on_bad, sorted(set(own_rows))),
-            )
+            RangeRequest(name, own[0].start, ends[last - 1], size, own, checksum, version, tell)
         )
-        places.clear()
-        own_rows.clear()
-
-    number = stop = 0
-    for begin, start, length, target, row, following in zip(
-        begins.tolist(),
-        starts.tolist(),
-        lengths.tolist(),
-        targets.tolist(),
-        rows,
-        numbers.tolist(),
-        strict=True,
-    ):
-        if places and (begin or start + length - places[0].start > RANGE_BYTES):
-            close(number, stop)
-        places.append(Place(start, view[target : target + length]))
-        own_rows.append(row)
-        number, stop = following, start + length
-    close(number, stop)
     return requests
+
+
+def _firsts(
+    shards: NDArray[np.int64], starts: NDArray[np.int64], stops: NDArray[np.int64]
+) -> list[int]:
+    """Return where each range begins among values that are sorted by shard and place."""
+    # Where the shard is another one, the gap is large, or values overlap.
+    gaps = starts[1:] - stops[:-1]
+    is_first = (shards[1:] != shards[:-1]) | (gaps < 0) | (gaps > GAP_BYTES)
+    runs = [0, *(is_first.nonzero()[0] + 1).tolist()]
+    firsts = []
+    for run, end in zip(runs, [*runs[1:], len(starts)], strict=True):
+        first = run
+        while first < end:
+            firsts.append(first)
+            if stops[end - 1] - starts[first] <= RANGE_BYTES:
+                break
+            fit = np.searchsorted(stops[first:end], starts[first] + RANGE_BYTES, side="right")
+            first += max(int(fit), 1)
+    return firsts
+
+
+def _facts_of(table: Manifest, shards: list[int]) -> dict[int, tuple[str, int, bytes, bytes]]:
+    """Return name, size, checksum and version of some shards."""
+    distinct = list(set(shards))
+    rows = np.array(distinct, dtype=np.uint64)
+    columns = (
+        table.names_of(rows),
+        table.sizes[rows].tolist(),
+        table.checksums_of(rows),
+        table.versions_of(rows),
+    )
+    return dict(zip(distinct, zip(*columns, strict=True), strict=True))
 
 
 def _of_rows(
