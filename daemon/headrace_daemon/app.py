@@ -23,6 +23,7 @@ from .feed.sizes import SlotSizes
 from .feed.streams import Streams
 from .fetch.budget import Budget
 from .fetch.fetcher import Fetcher
+from .fetch.stage import Stage
 from .settings import DaemonSettings, FetchSettings, StoreSettings
 from .source.ais.access import Access
 from .source.ais.store import AisStore
@@ -71,6 +72,12 @@ class App:
         )
         self._budget = Budget(settings.daemon.memory_bytes)
         self._fetcher = Fetcher(settings.fetch.max_in_flight)
+        self._stage = Stage(
+            self._budget,
+            self._fetcher,
+            self._executor,
+            int(settings.fetch.stage * settings.daemon.memory_bytes),
+        )
         self._ais = AisStore(settings.store, Access(settings.store), self._executor)
         catalog = Catalog(ManifestStore(Path(settings.daemon.state_dir)), self._executor, self._ais)
         self._orders = OrderMaker()
@@ -81,6 +88,7 @@ class App:
             sizes=SlotSizes(self._executor),
             budget=self._budget,
             fetcher=self._fetcher,
+            stage=self._stage,
             executor=self._executor,
             grace_s=settings.daemon.grace_s,
         )
@@ -95,7 +103,7 @@ class App:
         """Serve until `stop` has drained everything, or until cancelled."""
         logger.info("settings %s", msgspec.json.encode(self._settings).decode())
         try:
-            async with self._ais, self._registry:
+            async with self._ais, self._stage, self._registry:
                 self.is_serving.set()
                 await self._listener.run()
         finally:
@@ -167,6 +175,13 @@ class App:
                 "held_bytes": self._budget.held_bytes,
             },
             "reads": {"shared": self._fetcher.inflight.num_shared},
+            "stage": {
+                "held_bytes": self._stage.held_bytes,
+                "pieces": self._stage.num_pieces,
+                "bytes": self._stage.num_bytes,
+                "again_bytes": self._stage.num_again_bytes,
+                "hits": self._stage.num_hits,
+            },
             "store": self._ais.report(),
             "streams": sorted(self._settings.streams),
             "default_stream": self._settings.default_stream,

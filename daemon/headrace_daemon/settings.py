@@ -126,8 +126,13 @@ class FetchSettings(_Table, frozen=True, kw_only=True):
     max_in_flight: int = 16
     """Groups of reads under way at a time, over all feeds; for folders, also reading threads."""
 
+    stage: float = 0.25
+    """Share of ``[daemon] memory`` in which windows of shards are staged, as far as no feed has
+    been promised it; two windows must fit for that.  0: none are."""
+
     def __post_init__(self) -> None:
         _check_range("max_in_flight", self.max_in_flight, 1, 1024)
+        _check_range("stage", self.stage, 0, 1)
 
 
 class StoreSettings(_Table, frozen=True, kw_only=True):

@@ -16,8 +16,10 @@ from headrace_daemon.feed.orders import OrderMaker
 from headrace_daemon.feed.registry import FeedRegistry
 from headrace_daemon.feed.sizes import SlotSizes
 from headrace_daemon.feed.streams import Streams
+from headrace_daemon.fetch.blocks import BLOCK_BYTES
 from headrace_daemon.fetch.budget import Budget
 from headrace_daemon.fetch.fetcher import Fetcher
+from headrace_daemon.fetch.stage import Stage
 from headrace_daemon.settings import Settings
 from headrace_daemon.source.catalog import Catalog, OpenSource
 from headrace_daemon.source.progress import nobody
@@ -81,6 +83,9 @@ class Daemon:
         plan: Of the one stream, ``train``.
         budget_bytes: For all feeds and reads.
         reader: Of the source; by default it fills everything at once.
+        source: In place of that.
+        stage_bytes: What the stage holds at most.
+        block_bytes: Its blocks.
         grace_s: Of parked feeds; by default they stay.
     """
 
@@ -91,6 +96,9 @@ class Daemon:
         plan: Plan | None = None,
         budget_bytes: int = 20 * SLOT_BYTES,
         reader: GatedReader | ReadyReader | None = None,
+        source: OpenSource | None = None,
+        stage_bytes: int = 0,
+        block_bytes: int = BLOCK_BYTES,
         grace_s: float = 3600.0,
         executor: Any = None,  # noqa: ANN401 - any executor
     ) -> None:
@@ -99,8 +107,11 @@ class Daemon:
         self.settings = Settings(streams={"train": self.stream}, default_stream="train")
         self.budget = Budget(budget_bytes)
         self.fetcher = Fetcher(16)
-        self.catalog = FakeCatalog(source_of(sizes, self.reader))
+        self.catalog = FakeCatalog(source or source_of(sizes, self.reader))
         executor = executor or InlineExecutor()
+        self.stage = Stage(
+            self.budget, self.fetcher, executor, stage_bytes, block_bytes=block_bytes
+        )
         plans = BoundPlans(OrderMaker())
         self.streams = Streams(self.settings, self.catalog, plans, executor)
         self.registry = FeedRegistry(
@@ -108,6 +119,7 @@ class Daemon:
             sizes=SlotSizes(executor),
             budget=self.budget,
             fetcher=self.fetcher,
+            stage=self.stage,
             executor=executor,
             grace_s=grace_s,
         )
@@ -139,7 +151,7 @@ class Daemon:
 async def running_registry(**options: Any) -> AsyncIterator[Daemon]:  # noqa: ANN401 - of Daemon
     """Run a registry; at the end all feeds are closed and all memory is back."""
     daemon = Daemon(**options)
-    async with daemon.registry:
+    async with daemon.stage, daemon.registry:
         try:
             yield daemon
         except BaseException:

@@ -29,6 +29,7 @@ def requests_of(
     view: memoryview,
     *,
     left_out: Collection[int] = (),
+    filled: NDArray[np.bool_] | None = None,
     on_bad: Callable[[int, ObjectError], None] | None = None,
 ) -> Sequence[Request]:
     """Return the requests for some samples of a manifest.
@@ -40,12 +41,19 @@ def requests_of(
         layout: Where their values go.
         view: Writable.  The requests have slices of it, which the caller releases.
         left_out: Places of samples in the order that are not read.
+        filled: Values in shards that are there already, bool[F * n]; None for none.
         on_bad: Called with the place of a sample in the order, and why it cannot be read; None
             where that fails the read.
     """
     if manifest.placement is not None:
         return ranges_of(
-            manifest.placement, indices, layout.offsets, view, left_out=left_out, on_bad=on_bad
+            manifest.placement,
+            indices,
+            layout.offsets,
+            view,
+            left_out=left_out,
+            filled=filled,
+            on_bad=on_bad,
         )
     return [
         ReadRequest(

@@ -7,11 +7,11 @@ nobody else needs the memory.  A slot is as large as the largest batch of its ep
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import mmap
 from typing import TYPE_CHECKING
 
 from headrace.errors import BudgetError
+
+from ..fetch.memory import Memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,23 +22,10 @@ MIN_SLOTS = 2
 """Slots that a feed can always have: one that is sent while the next is filled."""
 
 
-class Slot:
-    """A piece of anonymous memory."""
+class Slot(Memory):
+    """A piece of memory that a batch is assembled in."""
 
-    __slots__ = ("_map", "size", "view")
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self._map = mmap.mmap(-1, max(1, size))
-        # Writable, `size` bytes; whoever slices it lets go before the slot is given back.
-        self.view = memoryview(self._map)[:size]
-
-    def close(self) -> None:
-        """Return the memory to the system."""
-        self.view.release()
-        # A view that a traceback still holds keeps the memory until the traceback goes.
-        with contextlib.suppress(BufferError):
-            self._map.close()
+    __slots__ = ()
 
 
 class SlotPool:

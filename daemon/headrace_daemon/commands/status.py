@@ -48,6 +48,7 @@ def _show(console: Console, report: dict[str, Any]) -> None:
         f"{decimal(memory['guaranteed_bytes'])} promised, "
         f"{decimal(memory['budget_bytes'])} budget",
     )
+    _show_stage(console, report["stage"])
     _show_store(console, report["store"])
     default = report["default_stream"]
     names = [f"{name} (default)" if name == default else name for name in report["streams"]]
@@ -82,6 +83,16 @@ def _show(console: Console, report: dict[str, Any]) -> None:
             _verdict(feed),
         )
     console.print(table)
+
+
+def _show_stage(console: Console, stage: dict[str, Any]) -> None:
+    if not stage["pieces"]:
+        return
+    again = f", {decimal(stage['again_bytes'])} of it again" if stage["again_bytes"] else ""
+    console.print(
+        f"stage    {decimal(stage['held_bytes'])} held; {decimal(stage['bytes'])} read in "
+        f"{stage['pieces']} pieces{again}, {stage['hits']} values taken from there",
+    )
 
 
 def _show_store(console: Console, store: dict[str, Any]) -> None:

@@ -29,14 +29,16 @@ from .lookahead import Lookahead
 from .planner import EpochEdge, Finish
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from numpy.typing import NDArray
 
     from ..assemble.slots import Slot, SlotPool
     from ..errors import ObjectError
     from ..fetch.fetcher import Fetcher
+    from ..fetch.seats import Seat
     from ..source.catalog import OpenSource
+    from ..source.reader import Request
     from .dictated import DictatedPlanner
     from .planner import Planner
     from .tally import Place, Tally
@@ -174,6 +176,9 @@ class Feed:
     on_change: Callable[[], None] = lambda: None
     """Called when the head may have become ready."""
 
+    seat: Seat | None = None
+    """Its place at the stage of the node; None where batches read just what they need."""
+
     journal: Journal = field(default_factory=lambda: Journal(None))
     """What was left out up to the head."""
 
@@ -236,6 +241,8 @@ class Feed:
             if isinstance(item, ReadyBatch) and item.task is not None:
                 item.task.cancel()
         await self._is_over.wait()
+        if self.seat is not None:
+            self.seat.leave()
         for item in self._items:
             if isinstance(item, ReadyBatch):
                 self.pool.give_back(item.slot)
@@ -396,19 +403,27 @@ class Feed:
             for row in range(len(batch.names)):
                 if self.journal.leaves_out(self._sample(planned, row), planned.epoch):
                     holes[row] = None
-        requests = requests_of(
-            batch.source.manifest,
-            planned.indices,
-            batch.names,
-            layout,
-            batch.slot.view,
-            left_out=tuple(holes),
-            on_bad=holes.__setitem__ if allows else None,
-        )
         failure: SourceError | None = None
         started_s = self.clock()
+        requests: Sequence[Request] = ()
         try:
-            await self.fetcher.fetch(batch.source.reader, requests)
+            filled = None
+            if self.seat is not None:
+                filled = await self.seat.fill(
+                    planned, layout.offsets, batch.slot.view, left_out=tuple(holes)
+                )
+            if filled is None or not filled.all():
+                requests = requests_of(
+                    batch.source.manifest,
+                    planned.indices,
+                    batch.names,
+                    layout,
+                    batch.slot.view,
+                    left_out=tuple(holes),
+                    filled=filled,
+                    on_bad=holes.__setitem__ if allows else None,
+                )
+                await self.fetcher.fetch(batch.source.reader, requests)
         except SourceError as error:
             failure = error
         finally:

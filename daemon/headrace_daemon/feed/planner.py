@@ -75,6 +75,11 @@ class Planner:
         """The epoch that is being planned."""
         return self._epoch
 
+    @property
+    def last_epoch(self) -> int | None:
+        """The epoch after which nothing follows; None: without end."""
+        return None if self._epochs_left is None else self._epoch + self._epochs_left - 1
+
     async def next(self) -> list[PlannedBatch | EpochEdge | Finish]:
         """Return what comes next, planned in a thread (see `next_items`)."""
         return await asyncio.get_running_loop().run_in_executor(self._executor, self.next_items)

@@ -25,6 +25,7 @@ from .feed import Feed
 from .groups import Group, Groups
 from .journal import Journal
 from .planner import Planner
+from .staging import take_seat
 from .tally import Tallies, Tally
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
     from ..fetch.budget import Account, Budget
     from ..fetch.fetcher import Fetcher
+    from ..fetch.seats import Seat
+    from ..fetch.stage import Stage
     from ..source.progress import Tell
     from .sizes import SlotSizes
     from .streams import BoundStream, Streams
@@ -86,6 +89,7 @@ class FeedRegistry:
         sizes: Finds how large their batches are.
         budget: The memory of the node.
         fetcher: Reads for all feeds.
+        stage: Likewise, what several batches want of the same shards; it outlives the registry.
         executor: Threads for planning.
         grace_s: How long a parked feed waits for its client, in seconds.
     """
@@ -97,6 +101,7 @@ class FeedRegistry:
         sizes: SlotSizes,
         budget: Budget,
         fetcher: Fetcher,
+        stage: Stage,
         executor: Executor,
         grace_s: float,
     ) -> None:
@@ -104,6 +109,7 @@ class FeedRegistry:
         self._sizes = sizes
         self._budget = budget
         self._fetcher = fetcher
+        self._stage = stage
         self._executor = executor
         self.grace_s = grace_s
         """How long a feed waits that is parked from now on, seconds."""
@@ -205,7 +211,12 @@ class FeedRegistry:
             raise
         token = parked.token if parked else secrets.token_hex(16)
         feed = self._make(
-            stream, planner, pool, largest, num_slots=max(MIN_SLOTS, request.prefetch + 1)
+            stream,
+            planner,
+            pool,
+            largest,
+            request,
+            num_slots=max(MIN_SLOTS, request.prefetch + 1),
         )
         skip = stream.stream.skip
         if skip is not None:
@@ -314,6 +325,7 @@ class FeedRegistry:
         planner: Planner | DictatedPlanner,
         pool: SlotPool,
         largest: Largest,
+        request: m.Open,
         *,
         num_slots: int,
     ) -> Feed:
@@ -322,8 +334,12 @@ class FeedRegistry:
                 return await planner.largest(after.segment)
             return await self._sizes.of_rank(stream, after.after)
 
+        seat: Seat | None = None
+        if isinstance(planner, Planner):
+            seat = take_seat(self._stage, stream, request, planner.last_epoch)
         feed = Feed(
             name=_name(stream),
+            seat=seat,
             source_of=stream.source_of,
             number_of=stream.number_of,
             journal=Journal(

@@ -9,6 +9,7 @@ for its guarantee.
 from __future__ import annotations
 
 import asyncio
+import sys
 from typing import TYPE_CHECKING
 
 from headrace.errors import BudgetError
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 OPEN_DEADLINE_S = 10.0
 """How long an opening waits for others to shed their surplus.  They do so at once, except for
 memory that a read or a socket is using at that moment."""
+
+_LAST = sys.maxsize
+"""The step of what is never urgent."""
 
 
 class Account:
@@ -117,6 +121,18 @@ class Budget:
         finally:
             self._wanted -= guarantee
             self._wake()  # surplus is handed out again, and other openings must look anew
+        return account
+
+    def open_surplus(self, name: str, *, shed: Callable[[], None]) -> Account:
+        """Open an account without a guarantee, which sheds before all others.
+
+        Args:
+            name: For messages.
+            shed: Called when others need what it holds.
+        """
+        account = Account(name, shed)
+        account.num_feeds, account.step = 0, _LAST
+        self._accounts.append(account)
         return account
 
     def split(
