@@ -12,7 +12,8 @@ class Flag(IntFlag):
     """A filler that makes ranks or steps equal; not counted as a sample."""
 
     WRAPPED = 2
-    """A filler of a whole step (``tail="wrap"``)."""
+    """A filler of a whole step (``tail="wrap"``); without `PADDING`, a sample of streamed shards
+    that have begun again (``steps_per_epoch=``)."""
 
     OVERSIZED = 4
     """A sample above the budget of its plan."""

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 _KEPT_EPOCHS: Final = 2
 
+SHARDS_LABEL: Final = b"headrace.shards.v1"
+WINDOW_LABEL: Final = b"headrace.window.v1"
+
 
 class _Sequence(NamedTuple):
     """The shards of an epoch, one after the other."""
@@ -44,9 +47,8 @@ class ShardOrder:
     def __init__(
         self, shards: NDArray[np.uint64], window: int, seed: int, *, role: int = 0
     ) -> None:
-        # Empty shards have no place in an order of samples.
-        sizes = np.diff(shards)
-        self._shards = np.concatenate([shards[:-1][sizes > 0], shards[-1:]])
+        # Empty shards have a place too: one that is streamed is not known to be empty beforehand.
+        self._shards = shards
         self.window = window
         self._seed = seed
         self._role = role
@@ -81,7 +83,7 @@ class ShardOrder:
             found = self._epochs.get(epoch)
             if found is None:
                 count = len(self._shards) - 1
-                keyed = KeyedOrder(count, self._seed, role=self._role, label=b"headrace.shards.v1")
+                keyed = KeyedOrder(count, self._seed, role=self._role, label=SHARDS_LABEL)
                 shuffled = keyed.at(epoch, np.arange(count, dtype=np.uint64))
                 begins = self._shards[shuffled]
                 sizes = self._shards[shuffled + np.uint64(1)] - begins
@@ -109,7 +111,7 @@ class ShardOrder:
         """Permute positions within their windows, each window with keys of its own."""
         if length == 1:
             return inside
-        keys = round_keys(self._seed, epoch, role=self._role, label=b"headrace.window.v1")
+        keys = round_keys(self._seed, epoch, role=self._role, label=WINDOW_LABEL)
         return permute(inside, length, keys, tweak=numbers)
 
 
