@@ -13,11 +13,11 @@ from ...errors import ShardRefusedError
 from ..reader import Place, RangeRequest
 from ..together import run_in_thread
 from .policy import DEFAULT_POLICY
-from .stream import StreamedMember, TarStream
+from .stream import STEP_BYTES, StreamedMember, TarStream
 from .zips import ZipMember, ZipWalker, unpack_all
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
     from concurrent.futures import Executor
 
     from .indexstore import Shard
@@ -63,7 +63,8 @@ async def stream_members(
     max_member_bytes: int,
     kind: ArchiveKind | None = None,
     policy: ShardPolicy = DEFAULT_POLICY,
-) -> AsyncIterator[StreamedMember]:
+    hold: Callable[[int], Awaitable[None]] | None = None,
+) -> AsyncGenerator[StreamedMember, None]:
     """Yield the members of a shard in their order, with what they hold.
 
     Memory is one read, one step and one member: `READ_BYTES` + 256 KiB + `max_member_bytes`; of a
@@ -76,6 +77,8 @@ async def stream_members(
         max_member_bytes: The largest member that is taken.
         kind: What it is; by its name by default.
         policy: What is refused.
+        hold: Called before more memory is taken, or when it is less again, with the bytes that are
+            held from then on until it is called again: without the members that were yielded.
 
     Raises:
         ShardError: If it is damaged or refused, behind the members that stand before the damage.
@@ -86,10 +89,15 @@ async def stream_members(
     if kind == "zip":
         walker = ZipWalker(shard.name, shard.size, max_member_bytes=max_member_bytes, policy=policy)
         while walker.wanted is not None:
+            if hold is not None:
+                await hold(2 * (walker.wanted.stop - walker.wanted.start))
             data = await _read(shard, reader, *walker.wanted)
             await run_in_thread(executor, partial(walker.feed, data))
         for group in _groups(walker.members):
             start = group[0].start
+            if hold is not None:
+                unpacked_bytes = sum(member.size for member in group)
+                await hold(2 * (group[-1].stop - start) + unpacked_bytes)
             data = await _read(shard, reader, start, group[-1].stop)
             unpacked, error = await run_in_thread(
                 executor, partial(unpack_all, shard.name, group, start, memoryview(data))
@@ -100,8 +108,14 @@ async def stream_members(
                 raise error
         return
     stream = TarStream(shard.name, kind, max_member_bytes=max_member_bytes, policy=policy)
-    at = 0
+    at = held = 0
+    least = 2 * min(READ_BYTES, shard.size) + 2 * STEP_BYTES
     while not stream.is_over:
+        # What is begun grows piece by piece, and Python leaves an eighth of room behind it.
+        needed = least + stream.begun_bytes + stream.begun_bytes // 8
+        if hold is not None and needed != held:
+            await hold(needed)
+            held = needed
         if stream.needs_input:
             if at < shard.size:
                 stop = min(at + READ_BYTES, shard.size)

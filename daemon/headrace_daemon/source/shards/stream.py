@@ -81,6 +81,11 @@ class TarStream:
         self._error: ShardError | None = None
 
     @property
+    def begun_bytes(self) -> int:
+        """Bytes that the member which has begun takes up, or will."""
+        return 0 if self._begun is None else self._begun[2]
+
+    @property
     def needs_input(self) -> bool:
         """Whether the next step needs more of the shard, or to know that there is none."""
         return self._inflater.needs_input and not self._has_all and self._error is None
