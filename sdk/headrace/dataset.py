@@ -278,6 +278,11 @@ class DaemonDataset(IterableDataset[Any]):
         return self._counted(self._describe(self._delivered).remaining)
 
     def _counted(self, steps: int) -> int:
+        if steps < 0 and self._dictated is None:
+            raise TypeError(
+                "the stream has no length: its shards are streamed without an index, so an epoch "
+                "ends where they end; give Stream(…, steps_per_epoch=…), or index them (plain .tar)"
+            )
         if steps < 0:
             raise TypeError(
                 f"the stream has no length: the sampler of {self._label} has none; give it __len__"
@@ -336,7 +341,7 @@ class DaemonDataset(IterableDataset[Any]):
             )
         cursor = Cursor.from_state(state)
         if isinstance(self._stream, Stream):
-            check_plan(self._stream.plan, cursor)
+            check_plan(self._stream.checked_plan, cursor)
         self._jump(cursor)
 
     def seek(

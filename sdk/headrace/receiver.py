@@ -460,8 +460,10 @@ class Receiver:
         cursor = header.cursor
         is_next = _place(cursor) == (epoch, step + 1)
         is_edge = _is_edge(_place(cursor), epoch, step + 1 if self._ends else 0)
-        # Only of the first epoch the number of steps is known, and only if the daemon has the plan.
-        if self.opened.cursor["epoch"] == epoch and self._dictator is None:
+        # Only of the first epoch the number of steps is known, and only if the daemon has the plan,
+        # and the data is not just a stream.
+        is_known = self._dictator is None and self.opened.steps >= 0
+        if self.opened.cursor["epoch"] == epoch and is_known:
             follows = is_edge if step + 1 == self.opened.steps else is_next
         else:
             follows = is_edge or is_next

@@ -18,7 +18,10 @@ from .members import MemberRule  # noqa: TC001 - msgspec looks at it
 from .selections import Selection
 
 ARCHIVES: Final = (".tar",)
-"""Endings of the names of shards."""
+"""Endings of the names of shards that can be indexed."""
+
+COMPRESSED: Final = (".tar.gz", ".tgz", ".tar.lz4", ".zip")
+"""Endings of the names of shards that can only be streamed."""
 
 MAX_FIELDS: Final = 256
 """Of a sample: each costs 20 bytes of the manifest for each sample, whether it has it or not."""
@@ -27,7 +30,7 @@ MAX_STREAMS: Final = 64
 
 Missing = Literal["error", "none", "empty"]
 
-_OWN: Final = ("fields", "missing", "rule", "lowercase", "links", "on_bad_shard")
+_OWN: Final = ("fields", "missing", "rule", "lowercase", "links", "on_bad_shard", "index")
 
 _STREAM: Final = re.compile(r"[^/\0]+")
 
@@ -40,6 +43,11 @@ class Shards(Located, frozen=True, forbid_unknown_fields=True, tag="Shards"):
     folder, whose shards are taken in the order of their names.  The order of the samples is that of
     the shards and, in each, that of the archive.  The first use of a source reads the headers of
     all its shards (the *index*); from then on samples are read by ranges, in any order.
+
+    Shards that are *streamed* (compressed ones, or any with ``index=False``) are read from their
+    beginning to their end instead, and nothing is known of their samples beforehand.  Such a source
+    names its `fields`, and goes with the plans `Sequential` and `ShardShuffled`; more ranks than
+    one need ``Stream(…, steps_per_epoch=…)``, and each of them reads all shards.
 
     A sample is named by its key: the path of its members up to the first dot of the last component.
 
@@ -71,20 +79,67 @@ class Shards(Located, frozen=True, forbid_unknown_fields=True, tag="Shards"):
     """What a shard does that cannot be indexed (truncated, garbage): ``"error"`` refuses the
     source, naming it; ``"skip"`` takes none of its samples, and says so."""
 
+    index: bool | None = None
+    """Whether shards are indexed (True), or streamed (False).  By default they are indexed, unless
+    a URI, name or suffix ends like a compressed shard (``.tar.gz``, ``.tgz``, ``.tar.lz4``,
+    ``.zip``): then all of them are streamed, plain tars too."""
+
     def __post_init__(self) -> None:
         check_choice("rule", self.rule, ("webdataset", "aistore"), PlanError)
         check_choice("missing", self.missing, ("error", "none", "empty"), PlanError)
         check_choice("links", self.links, ("skip", "error"), PlanError)
         check_choice("on_bad_shard", self.on_bad_shard, ("error", "skip"), PlanError)
         check_flag("lowercase", self.lowercase, PlanError)
+        if self.index is not None:
+            check_flag("index", self.index, PlanError)
         msgspec.structs.force_setattr(self, "fields", _fields(self.fields))
         super().__post_init__()
+        self._check_index()
 
     __hash__ = Located.__hash__
 
+    @cached_property
+    def is_streamed(self) -> bool:
+        """Whether the shards are read from beginning to end, without an index."""
+        return self._compressed is not None if self.index is None else not self.index
+
+    @property
+    def _compressed(self) -> str | None:
+        """What is written that ends like a compressed shard; None if nothing does."""
+        names = (
+            name for _, one in self._names() for name in ((one,) if isinstance(one, str) else one)
+        )
+        said = (name for name in (*self.suffix, *self.uris, *names))
+        return next((name for name in said if name.lower().endswith(COMPRESSED)), None)
+
+    def _check_index(self) -> None:
+        if not self.is_streamed:
+            if self._compressed is not None:
+                raise PlanError(
+                    f"index=True does not go with {self._compressed!r}: a compressed shard can "
+                    "only be streamed; leave index= out and name the fields, or store plain .tar"
+                )
+            return
+        why = "is streamed without an index"
+        if self.fields is None:
+            raise PlanError(
+                f"fields=None does not go with {self.title}, which {why}, so that nothing knows "
+                "the fields: name them, as in fields=['jpg', 'cls']"
+            )
+        if self.rule != "webdataset":
+            raise PlanError(
+                f"rule={self.rule!r} does not go with {self.title}, which {why}: it gathers "
+                "samples from the whole shard; use rule='webdataset', or index plain .tar"
+            )
+        if self.on_bad_shard != "error":
+            raise PlanError(
+                f"on_bad_shard={self.on_bad_shard!r} does not go with {self.title}, which {why}: "
+                "use Stream(…, on_bad='skip')"
+            )
+
     @property
     def _suffixes(self) -> tuple[str, ...]:
-        return tuple(self.suffix) or ARCHIVES
+        return tuple(self.suffix) or ARCHIVES + COMPRESSED * self.is_streamed
 
     def _whole(self, uri: str) -> Iterable[Selection]:
         """Return what a URI stands for: shards by name, or all of a root."""
@@ -204,6 +259,11 @@ class MultiShard(
                 raise PlanError(f"stream {name!r} of MultiShard is no name: leave out '/'")
             if not isinstance(stream, Shards):
                 raise PlanError(f"stream {name!r} of MultiShard is {stream!r}: give Shards(uri)")
+            if stream.is_streamed:
+                raise PlanError(
+                    f"stream {name!r} of MultiShard is streamed ({stream.title}): samples are "
+                    "joined by their index; store plain .tar, and leave out index=False"
+                )
         check_choice("join", self.join, ("key", "position"), PlanError)
         check_choice("length", self.length, ("strict", "shortest"), PlanError)
 

@@ -13,9 +13,10 @@ import msgspec
 from .checks import check_choice, check_flag, check_integer
 from .errors import PlanError
 from .located import Located
-from .plans import Drawn, FromSampler, Plan
+from .plans import Drawn, FromSampler, Plan, Sequential, ShardShuffled
 from .plans.cursor import MAX_SKIPS
 from .plans.dictated import Dictated
+from .plans.streamed import StreamedPlan
 from .shards import MultiShard, Shards
 
 
@@ -94,6 +95,11 @@ else:
     StreamPlan = Plan | Dictated
 
 
+def is_streamed(source: Source) -> bool:
+    """Return whether a source has shards that are read from beginning to end, without an index."""
+    return isinstance(source, Shards) and source.is_streamed
+
+
 def _anchored(source: Source) -> Source:
     return source.anchored()
 
@@ -102,7 +108,11 @@ MAX_STREAM_BYTES: Final = 1 << 19
 """Of a stream that a client brings: half of a message, which has other things in it."""
 
 
-class Stream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+MAX_SAMPLE_BYTES: Final = 64 << 20
+"""Of a sample in a shard that is streamed, where the stream does not say it."""
+
+
+class Stream(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """A source and the plan by which it is read."""
 
     source: Source
@@ -113,7 +123,17 @@ class Stream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     on_bad: Literal["fail", "skip"] | Skip = "fail"
     """What a sample that cannot be read does: ``"fail"`` ends the stream with an error; ``"skip"``,
-    or ``Skip(limit=…)``, leaves it out."""
+    or ``Skip(limit=…)``, leaves it out.  Of a shard that is streamed and breaks off, the rest is
+    left out; that is for one rank only (`docs/shards.md`)."""
+
+    max_sample_bytes: int | None = None
+    """The largest sample, and member, of shards that are streamed: a larger one ends the stream
+    with an error.  None: 64 MiB.  Memory is taken for what there is, not for this."""
+
+    steps_per_epoch: int | None = None
+    """Steps of an epoch over shards that are streamed, the same on all ranks, of which there may be
+    several then.  Where the shards end before, they begin again, and samples carry the flag
+    ``wrapped``; what is left of them is left out.  None: an epoch ends where the shards end."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.source, Source):
@@ -127,6 +147,36 @@ class Stream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise PlanError(f"plan={plan!r} is no plan: {hint}")
         if not isinstance(self.on_bad, Skip):
             check_choice("on_bad", self.on_bad, ("fail", "skip"), PlanError)
+        self._check_streamed()
+
+    def _check_streamed(self) -> None:
+        """Check what goes with streamed shards only, and what does not go with them."""
+        for name, limit in (("max_sample_bytes", 2**32), ("steps_per_epoch", 2**48)):
+            value = getattr(self, name)
+            if value is None:
+                continue
+            check_integer(name, value, 1, limit, PlanError)
+            if not self.is_streamed:
+                raise PlanError(
+                    f"{name}={value} is for shards that are streamed, and of {self.source.title} "
+                    "all samples are known: leave it out"
+                )
+        own = {} if isinstance(self.plan, FromSampler) else self.plan.sources
+        streamed = [source for source in (self.source, *own.values()) if is_streamed(source)]
+        if not streamed:
+            return
+        if own or not isinstance(self.plan, Sequential | ShardShuffled):
+            raise PlanError(
+                f"plan={self.plan!r} has to know all samples beforehand, and {streamed[0].title} "
+                "is streamed: use Sequential or ShardShuffled, or index the shards (plain .tar, "
+                "without index=False)"
+            )
+        assert isinstance(self.served_plan, StreamedPlan), "it checks the options of the plan"
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether the source has shards that are read from beginning to end, without an index."""
+        return is_streamed(self.source)
 
     @property
     def skip(self) -> Skip | None:
@@ -159,10 +209,31 @@ class Stream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return plain
 
     @property
-    def served_plan(self) -> Plan | Dictated:
+    def served_plan(self) -> Plan | Dictated | StreamedPlan:
         """The plan as the daemon knows it; not for a stream that holds a sampler."""
         assert not isinstance(self.plan, FromSampler), f"{self.plan!r} does not travel"
-        return self.plan
+        source, plan = self.source, self.plan
+        if not is_streamed(source) or not isinstance(plan, Sequential | ShardShuffled):
+            return plan
+        assert isinstance(source, Shards)
+        assert source.fields is not None
+        return StreamedPlan(
+            plan=plan,
+            fields=tuple(source.fields),
+            missing=source.missing,
+            lowercase=source.lowercase,
+            steps_per_epoch=self.steps_per_epoch,
+        )
+
+    @property
+    def checked_plan(self) -> Plan | Dictated | StreamedPlan | FromSampler:
+        """The plan that cursors of the stream belong to."""
+        return self.plan if isinstance(self.plan, FromSampler) else self.served_plan
+
+    @property
+    def sample_limit(self) -> int:
+        """Bytes of the largest sample of shards that are streamed."""
+        return MAX_SAMPLE_BYTES if self.max_sample_bytes is None else self.max_sample_bytes
 
     @property
     def sources(self) -> dict[str, Source]:

@@ -84,7 +84,7 @@ def test_an_empty_folder_is_named(app: AppThread, tmp_path: Path) -> None:
     assert words == f"folder {tmp_path} has no file: a stream needs at least one sample"
     (tmp_path / "image.png").touch()
     source = msgspec.structs.replace(stream.source, suffix=(".jpg", ".jpeg"))
-    words = refused(app.socket, Stream(source, stream.served_plan), errors.FeedError)
+    words = refused(app.socket, Stream(source, stream.plan), errors.FeedError)
     assert "has no file whose name ends with .jpg or .jpeg" in words
 
 
@@ -284,7 +284,7 @@ def test_a_source_that_is_not_allowed_is_named(tmp_path: Path) -> None:
             "there, or open a configured stream by name"
         )
         (tmp_path / "ours" / "link").symlink_to(folder)
-        refused(app.socket, stream_of(tmp_path / "ours/link", stream.served_plan), errors.FeedError)
+        refused(app.socket, stream_of(tmp_path / "ours/link", stream.plan), errors.FeedError)
 
 
 def test_a_batch_above_the_budget_is_refused_with_the_numbers(tmp_path: Path) -> None:

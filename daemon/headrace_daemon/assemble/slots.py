@@ -36,15 +36,24 @@ class SlotPool:
         account: The feed's account, with a guarantee of `MIN_SLOTS` slots.
         slot_bytes: Size of a slot.
         max_slots: How many slots the feed aims for, at least `MIN_SLOTS`.
+        has_surplus: Whether it may hold more than it is guaranteed: not where what is in a slot
+            cannot be read again.
     """
 
     def __init__(
-        self, budget: Budget, account: Account, *, slot_bytes: int, max_slots: int
+        self,
+        budget: Budget,
+        account: Account,
+        *,
+        slot_bytes: int,
+        max_slots: int,
+        has_surplus: bool = True,
     ) -> None:
         self._budget = budget
         self._account = account
         self.slot_bytes = slot_bytes
-        self.max_slots = max_slots
+        self.max_slots = max_slots if has_surplus else MIN_SLOTS
+        self._has_surplus = has_surplus
         self._idle: list[Slot] = []
         self.num_slots = 0
         """Slots that exist."""
@@ -81,6 +90,8 @@ class SlotPool:
             return self._idle.pop()
         if self.num_slots >= self.max_slots:
             return None
+        if not self._has_surplus and self._account.held + self.slot_bytes > self._account.guarantee:
+            return None
         if not self._budget.try_hold(self._account, self.slot_bytes):
             return None
         try:
@@ -93,8 +104,9 @@ class SlotPool:
 
     def aim_for(self, max_slots: int) -> None:
         """Aim for another number of slots; those above it go as they come back."""
-        self.max_slots = max_slots
-        self._wake()
+        if self._has_surplus:
+            self.max_slots = max_slots
+            self._wake()
 
     def give_back(self, slot: Slot) -> None:
         """Take back a slot that nothing reads or writes any more."""

@@ -16,14 +16,16 @@ import numpy as np
 
 from headrace.errors import FeedError, HeadraceError, PlanError
 from headrace.plans.cursor import Cursor
-from headrace.plans.engine import Largest, PlannedBatch
+from headrace.plans.engine import PlannedBatch
 from headrace.protocol import messages as m
-from headrace.protocol.framing import MAX_PAYLOAD_BYTES
 
 from ..assemble.layout import room_of
 from .planner import EpochEdge, Finish
+from .rooms import Rooms
 
 if TYPE_CHECKING:
+    from headrace.plans.engine import Largest
+
     from .streams import BoundStream
 
 MAX_BATCHES: Final = 1 << 14
@@ -31,9 +33,6 @@ MAX_BATCHES: Final = 1 << 14
 
 MAX_BYTES: Final = 16 << 20
 """Bytes of them."""
-
-GROWTH: Final = 1.25
-"""Slots grow by this at least, so that few batches make them grow."""
 
 
 class Dictation:
@@ -101,9 +100,7 @@ class DictatedPlanner:
     def __init__(self, dictation: Dictation, stream: BoundStream) -> None:
         self._dictation = dictation
         self._stream = stream
-        # Room of slots, by segment; a segment begins with each batch that needs more.
-        self._rooms = [0]
-        self._has_grown = asyncio.Event()
+        self._rooms = Rooms(stream.cursor)
 
     async def next(self) -> list[PlannedBatch | EpochEdge | Finish]:
         """Return what comes next; waits for the client.
@@ -121,10 +118,7 @@ class DictatedPlanner:
 
     async def largest(self, after: int) -> Largest:
         """Return the room of the segment after another; waits until there is one."""
-        while len(self._rooms) <= after + 1:
-            self._has_grown.clear()
-            await self._has_grown.wait()
-        return Largest(self._rooms[after + 1], after + 1, self._stream.cursor)
+        return await self._rooms.largest(after)
 
     def _planned(self, said: m.Dictation) -> PlannedBatch:
         manifest = self._stream.source_of(said.stream).manifest
@@ -145,14 +139,6 @@ class DictatedPlanner:
                 f"0..{len(manifest) - 1}"
             )
         num_bytes = int(room_of(manifest.lengths_of(indices)).sum())
-        if num_bytes > MAX_PAYLOAD_BYTES:
-            raise PlanError(
-                f"step {said.step} has {num_bytes} bytes, above the limit of {MAX_PAYLOAD_BYTES}: "
-                "use a smaller batch"
-            )
-        if num_bytes > self._rooms[-1] or len(self._rooms) == 1:
-            self._rooms.append(max(num_bytes, int(self._rooms[-1] * GROWTH)))
-            self._has_grown.set()
         return PlannedBatch(
             epoch=said.epoch,
             step=said.step,
@@ -165,5 +151,5 @@ class DictatedPlanner:
             meta=said.meta,
             stream=said.stream,
             role=int(said.role != "main"),
-            segment=len(self._rooms) - 1,
+            segment=self._rooms.take_in(num_bytes, said.step),
         )

@@ -27,6 +27,7 @@ from ..source.reader import release
 from .journal import SOURCE, Journal
 from .lookahead import Lookahead
 from .planner import EpochEdge, Finish
+from .streamed import StreamedBatch, StreamedPlanner
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -91,6 +92,8 @@ class ReadyBatch:
     @property
     def fields(self) -> tuple[str, ...]:
         """Names of the F fields."""
+        if isinstance(self.planned, StreamedBatch):
+            return self.planned.fields
         return self.source.manifest.fields
 
     @property
@@ -163,7 +166,7 @@ class Feed:
     number_of: Callable[[str], int]
     """Returns the number of that source; 0 for the main one."""
 
-    planner: Planner | DictatedPlanner
+    planner: Planner | DictatedPlanner | StreamedPlanner
     pool: SlotPool
     fetcher: Fetcher
     largest: Largest
@@ -221,6 +224,8 @@ class Feed:
             if self._is_halted:
                 return
             async with asyncio.TaskGroup() as tasks:
+                if isinstance(self.planner, StreamedPlanner):
+                    self.planner.start(tasks)
                 self._task = tasks.create_task(self._look_ahead(tasks), name=f"plan {self.name}")
         except* HeadraceError as errors:
             self._end_with(_first(errors))
@@ -248,6 +253,8 @@ class Feed:
                 self.pool.give_back(item.slot)
         self._items.clear()
         self._planned.clear()
+        if isinstance(self.planner, StreamedPlanner):
+            self.planner.memory.release_all()
 
     def wake(self) -> None:
         """Tell whoever takes the head that it may be another one now."""
@@ -294,6 +301,8 @@ class Feed:
             for row, error in batch.holes.items()
             if error is not None
         }
+        if isinstance(planned, StreamedBatch):
+            found.update(planned.left_out)
         batch.notes = self.journal.add(found)
         self.statistics.num_skipped += len(batch.holes)
         self.journal.begin_epoch(planned.after.epoch)
@@ -338,6 +347,8 @@ class Feed:
         finally:
             if self._sizing is not None:
                 self._sizing.cancel()
+            if isinstance(self.planner, StreamedPlanner):
+                self.planner.stop()
 
     async def _place_all(self, tasks: asyncio.TaskGroup) -> None:
         # One segment ahead of need.
@@ -391,12 +402,17 @@ class Feed:
 
     def _place(self, planned: PlannedBatch, slot: Slot) -> ReadyBatch:
         source = self.source_of(planned.stream)
+        if isinstance(planned, StreamedBatch):
+            return ReadyBatch(planned, source, planned.keys, lay_out(planned.lengths), slot)
         layout = lay_out(source.manifest.lengths_of(planned.indices))
         names = source.manifest.names_of(planned.indices)
         return ReadyBatch(planned, source, names, layout, slot)
 
     async def _fill(self, batch: ReadyBatch) -> None:
         batch.is_started = True
+        if isinstance(batch.planned, StreamedBatch):
+            await self._fill_streamed(batch, batch.planned)
+            return
         layout, planned, holes = batch.layout, batch.planned, batch.holes
         allows = self.journal.allows
         if allows and len(self.journal):
@@ -443,6 +459,22 @@ class Feed:
             self.pool.give_back(batch.slot)
         self.on_change()
 
+    async def _fill_streamed(self, batch: ReadyBatch, planned: StreamedBatch) -> None:
+        """Copy what was read already."""
+        try:
+            await planned.unload(batch.layout, batch.slot.view)
+        finally:
+            if batch.is_dropped:
+                self._leaving_bytes -= batch.slot.size
+                self.pool.give_back(batch.slot)
+        if batch.is_dropped:
+            return
+        batch.is_filled = True
+        if self.tally is not None:
+            for sample, error in planned.left_out.items():
+                self.tally.note(sample, error, batch.place)
+        self.on_change()
+
     def _count(self, batch: ReadyBatch) -> None:
         """Tell the tally what a batch that is filled has left out."""
         if self.tally is None:
@@ -473,7 +505,8 @@ class Feed:
 
         They are planned again.  Memory that is being filled comes back when its read has ended.
         Batches that stand before an error stay, and so do those of an earlier epoch that would
-        not fit into a slot of the present size.
+        not fit into a slot of the present size, and those of streamed shards, whose samples are
+        gone from where they came.
         """
         self.pool.shed()
         while self.pool.surplus_bytes > self._leaving_bytes and self._shed_last():
@@ -486,6 +519,8 @@ class Feed:
             behind += 1
         batch = self._items[-1 - behind] if behind < len(self._items) else None
         if not isinstance(batch, ReadyBatch) or batch.layout.num_bytes > self._room_bytes:
+            return False
+        if isinstance(batch.planned, StreamedBatch):
             return False
         for _ in range(behind):
             mark = self._items.pop()

@@ -12,20 +12,22 @@ import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
-from headrace.errors import FeedError, PlanError
-from headrace.plans.dictated import Dictated
+from headrace.errors import BudgetError, FeedError, PlanError
 from headrace.plans.engine import Largest
 from headrace.protocol.framing import MAX_PAYLOAD_BYTES
 from headrace.topology import Topology
 
 from ..assemble.slots import MIN_SLOTS, SlotPool
+from ..fetch.growing import GrowingMemory
 from ..source.progress import nobody
 from .dictated import DictatedPlanner, Dictation
 from .feed import Feed
 from .groups import Group, Groups
 from .journal import Journal
+from .lanes import LANE_BYTES, WIDTH
 from .planner import Planner
 from .staging import take_seat
+from .streamed import StreamedPlanner, check_alone
 from .tally import Tallies, Tally
 
 if TYPE_CHECKING:
@@ -185,11 +187,13 @@ class FeedRegistry:
                 request.start,
                 tell=tell,
             )
-            is_dictated = isinstance(stream.stream.plan, Dictated)
-            planner: Planner | DictatedPlanner
-            if is_dictated:
-                planner = DictatedPlanner(dictation or Dictation(), stream)
+            planner: Planner | DictatedPlanner | StreamedPlanner | None = None
+            if not stream.is_sized:
                 largest = Largest(0, 0, stream.cursor)
+                if stream.stream.is_streamed:
+                    self._check_streamed(stream, request)
+                else:
+                    planner = DictatedPlanner(dictation or Dictation(), stream)
             else:
                 planner = await asyncio.get_running_loop().run_in_executor(
                     self._executor, self._make_planner, stream, request
@@ -203,8 +207,13 @@ class FeedRegistry:
                 self._leave(parked.feed)
                 # The same memory goes on serving the same client.
                 await parked.feed.stop()
+                before = parked.feed.planner
+                if isinstance(before, StreamedPlanner) and not stream.stream.is_streamed:
+                    before.memory.close()
                 pool = parked.feed.pool
                 pool.resize(slot_bytes, need=_need(stream, slot_bytes))
+            if planner is None:
+                planner = await self._make_streamed(stream, request, parked, pool)
         except BaseException:
             if parked is not None:
                 self.close_soon(parked)
@@ -250,6 +259,56 @@ class FeedRegistry:
             executor=self._executor,
         )
 
+    def _check_streamed(self, stream: BoundStream, request: m.Open) -> None:
+        check_alone(stream, request.stride)
+        self._check_samples(stream)
+
+    async def _make_streamed(
+        self, stream: BoundStream, request: m.Open, parked: OpenFeed | None, pool: SlotPool
+    ) -> StreamedPlanner:
+        """Return the planner of streamed shards, with its memory; without it the pool is closed."""
+        before = None if parked is None else parked.feed.planner
+        if isinstance(before, StreamedPlanner):
+            memory = before.memory  # it goes on serving the same client
+        else:
+            try:
+                memory = await self._open_memory(stream)
+            except BaseException:
+                if parked is None:
+                    pool.close()
+                raise
+        return StreamedPlanner(
+            stream,
+            fetcher=self._fetcher,
+            executor=self._executor,
+            memory=memory,
+            first=request.first,
+            stride=request.stride,
+            epochs=request.epochs,
+        )
+
+    async def _open_memory(self, stream: BoundStream) -> GrowingMemory:
+        """Reserve what a few shards take up that are read side by side, or one of them."""
+        what = (
+            f"feed {_name(stream)} streams shards: with those that are being read, and the samples "
+            "that are put together, it"
+        )
+        for width in (WIDTH, 1):
+            guarantee = width * LANE_BYTES
+            try:
+                account = await self._budget.open(
+                    f"shards of {_name(stream)}",
+                    guarantee,
+                    shed=lambda: None,
+                    need=f"{what} needs {guarantee} bytes",
+                )
+            except BudgetError:
+                if width == 1:
+                    raise
+            else:
+                return GrowingMemory(self._budget, account, what)
+        raise AssertionError
+
     async def admit(self, request: m.Open | m.Lookup, stream: BoundStream) -> Group:
         """Reserve the memory of the group that a request names.
 
@@ -275,13 +334,16 @@ class FeedRegistry:
             ),
         )
 
-    async def _largest(self, stream: BoundStream) -> Largest:
+    def _check_samples(self, stream: BoundStream) -> None:
         num_samples = stream.samples_per_batch
         if num_samples > MAX_BATCH_SAMPLES:
             raise PlanError(
                 f"a batch of {num_samples} samples per rank is above the limit of "
                 f"{MAX_BATCH_SAMPLES}: use a smaller batch"
             )
+
+    async def _largest(self, stream: BoundStream) -> Largest:
+        self._check_samples(stream)
         largest = await self._sizes.of_rank(stream, stream.cursor)
         if largest.weight > MAX_PAYLOAD_BYTES:
             raise PlanError(
@@ -302,7 +364,7 @@ class FeedRegistry:
             if pools:
                 pools[0].on_shed()
 
-        has_group = bool(request.group) and not isinstance(stream.stream.plan, Dictated)
+        has_group = bool(request.group) and stream.is_sized
         group = await self.admit(request, stream) if has_group else None
         account: Account | None = None
         if group is not None:
@@ -315,6 +377,7 @@ class FeedRegistry:
             account,
             slot_bytes=slot_bytes,
             max_slots=max(MIN_SLOTS, request.prefetch + 1),
+            has_surplus=not stream.stream.is_streamed,
         )
         pools.append(pool)
         return pool, group
@@ -322,7 +385,7 @@ class FeedRegistry:
     def _make(
         self,
         stream: BoundStream,
-        planner: Planner | DictatedPlanner,
+        planner: Planner | DictatedPlanner | StreamedPlanner,
         pool: SlotPool,
         largest: Largest,
         request: m.Open,
@@ -330,7 +393,7 @@ class FeedRegistry:
         num_slots: int,
     ) -> Feed:
         async def size(after: Largest) -> Largest:
-            if isinstance(planner, DictatedPlanner):
+            if not isinstance(planner, Planner):
                 return await planner.largest(after.segment)
             return await self._sizes.of_rank(stream, after.after)
 
@@ -406,6 +469,8 @@ class FeedRegistry:
         try:
             await feed.stop()
             feed.pool.close()
+            if isinstance(feed.planner, StreamedPlanner):
+                feed.planner.memory.close()
         except Exception:
             # A bug here costs the memory of one feed; the others go on.
             logger.exception("feed not closed feed=%s", feed.name)

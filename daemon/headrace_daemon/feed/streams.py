@@ -11,6 +11,7 @@ import msgspec
 
 from headrace.errors import CursorError, PlanError
 from headrace.plans.cursor import Cursor, Seek
+from headrace.plans.dictated import Dictated
 from headrace.plans.engine import (
     BoundPlan,
     check,
@@ -51,10 +52,10 @@ class BoundStream(NamedTuple):
     topology: Topology
     cursor: Cursor
     remaining: int
-    """Steps from the position to the end of its epoch."""
+    """Steps from the position to the end of its epoch; -1 where that is not known."""
 
     steps: int
-    """Steps in the whole epoch of the position."""
+    """Steps in the whole epoch of the position; likewise."""
 
     @property
     def source(self) -> OpenSource:
@@ -68,6 +69,11 @@ class BoundStream(NamedTuple):
     def number_of(self, part: str) -> int:
         """Return the number of the source of a part of the plan; 0 for that of the stream."""
         return list(self.sources).index(part) if part in self.sources else 0
+
+    @property
+    def is_sized(self) -> bool:
+        """Whether it is known beforehand how large batches are."""
+        return not isinstance(self.stream.plan, Dictated) and not self.stream.is_streamed
 
     @property
     def blocks(self) -> tuple[str, ...]:
@@ -156,7 +162,7 @@ class Streams:
         skips = where.skips if isinstance(where, Cursor) else given
         cursor = msgspec.structs.replace(settle(bound, cursor, world_size), skips=skips)
         remaining = remaining_steps(bound, cursor, world_size)
-        steps = cursor.step + remaining
+        steps = remaining if remaining < 0 else cursor.step + remaining
         if cursor.step == 0:
             steps = epoch_steps(bound, world_size, cursor.epoch)
         return BoundStream(name, stream, sources, bound, topology, cursor, remaining, steps)

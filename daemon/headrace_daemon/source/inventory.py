@@ -128,10 +128,12 @@ class Inventory:
     async def take(self, source: Source) -> Manifest:
         """Return what a source has now, stored among the manifests.
 
+        Of shards that are streamed, that is the table of shards.
+
         Raises:
             SourceError: If something of it cannot be listed or indexed, or it is empty.
         """
-        if isinstance(source, Shards):
+        if isinstance(source, Shards) and not source.is_streamed:
             return await self._take_shards(source, self._root)
         if isinstance(source, MultiShard):
             return await self._take_streams(source)

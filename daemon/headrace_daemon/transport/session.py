@@ -19,7 +19,6 @@ import msgspec
 import numpy as np
 
 from headrace.errors import FeedError, HeadraceError, LocalProtocolError, PlanError
-from headrace.plans.dictated import Dictated
 from headrace.protocol import VERSION, Connection, Role, State
 from headrace.protocol import messages as m
 from headrace.protocol.framing import MAX_PAYLOAD_BYTES
@@ -335,7 +334,7 @@ class Session:
         stream = await self._streams.bind(
             request.stream, topology, request.start, tell=self._teller()
         )
-        if request.group and not isinstance(stream.stream.plan, Dictated):
+        if request.group and stream.is_sized:
             check_group(request)
             await self._registry.admit(request, stream)
         manifest = stream.source.manifest
@@ -358,6 +357,11 @@ class Session:
 
     async def _read(self, request: m.Read) -> None:
         stream = await self._streams.bind(request.stream, Topology(), None, tell=self._teller())
+        if stream.stream.is_streamed:
+            raise PlanError(
+                f"single samples of {stream.stream.source.title} cannot be read, as its shards are "
+                "streamed: iterate over them, or index them (plain .tar, without index=False)"
+            )
         manifest = stream.source.manifest
         indices = _indices(request.indices, len(manifest))
         layout = lay_out(manifest.lengths_of(indices))

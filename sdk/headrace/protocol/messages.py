@@ -228,7 +228,7 @@ class Opened(_Message, frozen=True, kw_only=True, tag="opened"):
     """Digests of 64 blocks of the manifest, to tell where two differ."""
 
     length: int
-    """Samples in the manifest."""
+    """Samples in the manifest; of shards that are streamed, shards."""
 
     plan: str
     """Digest of the plan."""
@@ -237,10 +237,11 @@ class Opened(_Message, frozen=True, kw_only=True, tag="opened"):
     """Where the feed begins, before `first` is added."""
 
     steps: int
-    """Steps of each rank in the epoch of that cursor, whatever its position."""
+    """Steps of each rank in the epoch of that cursor, whatever its position; -1 where an epoch ends
+    with data of which nobody knows how much it is (shards that are streamed)."""
 
     slot_bytes: int
-    """Size of one slot: the largest batch of the epoch."""
+    """Size of one slot: the largest batch of the epoch; 0 where slots grow with what comes."""
 
     num_slots: int
     """Slots that the feed aims for, two of them guaranteed."""
@@ -346,10 +347,10 @@ class Entries(_Message, frozen=True, kw_only=True, tag="entries"):
     """The position that was asked for, in canonical form."""
 
     steps: int
-    """Steps in the whole epoch of that position."""
+    """Steps in the whole epoch of that position; -1 as in `Opened`."""
 
     remaining: int
-    """Steps from that position to the end of its epoch."""
+    """Steps from that position to the end of its epoch; -1 likewise."""
 
     ends: bool = False
     """As in `Opened`."""
@@ -393,7 +394,8 @@ class Batch(_Message, frozen=True, kw_only=True, tag="batch"):
     """Names of the F fields of each sample."""
 
     ids: bytes
-    """u64[n], indices into the manifest."""
+    """u64[n], indices into the manifest; of shards that are streamed, 2**22 times the index of the
+    shard, plus the place of the sample in it."""
 
     keys: tuple[str, ...] | None = None
     """Names of the samples."""

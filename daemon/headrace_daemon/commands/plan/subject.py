@@ -10,9 +10,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from headrace.errors import PlanError
 from headrace.plans import ByteBudget, Chain, Data, Interleaved, Plan
 from headrace.plans.base import Ordered
-from headrace.sources import Source, Stream, typed
+from headrace.sources import Source, Stream, is_streamed, typed
 
 from ...errors import SettingsError
 from ...settings import Settings, load, part
@@ -70,6 +71,11 @@ def named_subject(options: argparse.Namespace) -> Subject:
         found.sources.update({"": source, **plan.sources})
         by_source: dict[Source, Manifest] = {}
         for name, place in found.sources.items():
+            if is_streamed(place):
+                raise PlanError(
+                    f"the samples of {place.title} are known only while its shards are streamed: "
+                    "index them (plain .tar, without index=False), or give --length"
+                )
             if place not in by_source:
                 by_source[place] = current_manifest(settings, place)
             found.manifests[name] = by_source[place]
