@@ -307,6 +307,7 @@ _CLASSES: Final[dict[str, type[errors.HeadraceError]]] = {
     kind.code: kind
     for kind in (
         errors.PlanError,
+        errors.NoStepError,
         errors.ManifestMismatchError,
         errors.CursorError,
         errors.TopologyError,

@@ -2,6 +2,7 @@
 
     HeadraceError
     ├── PlanError                    the plan cannot be built, or is not the one agreed on
+    │   ├── NoStepError              the plan makes no step of the data
     │   ├── ManifestMismatchError    the data is not the data that the position was made for
     │   └── CursorError              the position does not fit this plan, or cannot be read
     ├── MemberError                  the members of a shard do not form samples
@@ -36,6 +37,12 @@ class PlanError(HeadraceError, ValueError):
     """A plan, a source or a stream is described in a way that cannot be executed."""
 
     code = "plan"
+
+
+class NoStepError(PlanError):
+    """The plan makes no step at all of the data: it takes nothing of it, or drops it all."""
+
+    code = "steps"
 
 
 class ManifestMismatchError(PlanError):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from headrace import DaemonDataset, Objects, Stream, Topology
-from headrace.errors import PlanError
+from headrace.errors import NoStepError, PlanError
 from headrace.plans import (
     ByteBudget,
     Chain,
@@ -23,7 +23,6 @@ from headrace.plans import (
 )
 from headrace.plans.data import Data
 from headrace.plans.engine import BoundPlan, Flag, is_finished, next_batches, settle
-from headrace.plans.program import NoStepError
 from headrace_daemon.source.local import list_folder
 from tests.support.app import AppThread
 from tests.support.commands import headrace

@@ -21,10 +21,9 @@ from itertools import accumulate, chain, repeat
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from ..checks import check_flag, check_integer
-from ..errors import PlanError
+from ..errors import NoStepError, PlanError
 from ..plans import Drawn, Every, Interleaved, Limits, Sequential, Shuffled
 from ..plans.from_sampler import live_class
-from ..plans.program import NoStepError
 from ..topology import Topology
 from . import helios
 from .passes import PlanPasses

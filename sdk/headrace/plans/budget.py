@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from ..errors import CursorError, PlanError
+from ..errors import CursorError, NoStepError, PlanError
 from .base import Slice
 from .entries import Entries
 from .flags import Flag
 from .packing import Batch, Limits, Packing
-from .program import CHUNK_ENTRIES, EpochProgram, Largest, NoStepError, Place, Share, weighs
+from .program import CHUNK_ENTRIES, EpochProgram, Largest, Place, Share, weighs
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
-from ..errors import CursorError, PlanError
+from ..errors import CursorError, NoStepError, PlanError
 from .cut import Constant, FixedCut, Rule, Sizes
 from .entries import Entries
 from .flags import Flag
@@ -15,7 +15,6 @@ from .program import (
     NO_META,
     EpochProgram,
     Largest,
-    NoStepError,
     Place,
     Share,
     weighs,
@@ -24,7 +23,7 @@ from .program import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .base import FixedBatches, OrderName
+    from .base import FixedBatches, OrderName, Slice
     from .data import Data
     from .exact import ExactOrder
     from .order import Indices
@@ -322,6 +321,17 @@ def fixed_program(
     entries = Entries(plan, data.length, order, seed=seed, role=role)
     program = FlatProgram(plan, entries, Constant, is_constant=True, role=role)
     program.is_repeating = order == "sequential"
+    return program
+
+
+def slice_program(plan: FixedBatches, shards: Slice, data: Data, *, role: int) -> FlatProgram:
+    """Return the program of a plan that takes some of the shards, in the order of the data."""
+    from .shardslice import shard_slice
+
+    order = shard_slice(shards, data)
+    entries = Entries(plan, order.length, "sequential", order=order)
+    program = FlatProgram(plan, entries, Constant, is_constant=True, role=role)
+    program.is_repeating = True
     return program
 
 

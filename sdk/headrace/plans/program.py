@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
-from ..errors import CursorError, PlanError
+from ..errors import CursorError, NoStepError, PlanError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -35,10 +35,6 @@ _SCAN_BATCHES: Final = 4096
 
 _EMPTY_EPOCHS: Final = 100
 """Epochs without a step that are passed over before that is an error."""
-
-
-class NoStepError(PlanError):
-    """The plan makes no step at all."""
 
 
 NO_META: Final[Mapping[str, Any]] = {}

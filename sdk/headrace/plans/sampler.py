@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from ..checks import check_integer
-from ..errors import CursorError, PlanError, TopologyError
+from ..errors import CursorError, NoStepError, PlanError, TopologyError
 from ..topology import Topology, resolve
 from .composite import parts_of
 from .cursor import Cursor, Seek
@@ -23,7 +23,7 @@ from .engine import (
     seek,
     settle,
 )
-from .program import NoStepError, Place
+from .program import Place
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

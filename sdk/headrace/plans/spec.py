@@ -25,10 +25,26 @@ class Sequential(FixedBatches, frozen=True, kw_only=True, tag="Sequential"):
         'short'
     """
 
+    shards: Slice | None = None
+    """Take only these shards of the source, each of them whole: ``Slice(0, 200)``, or
+    ``Slice(1, None, 4)`` for every fourth from the second on; all by default."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.shards is None:
+            return
+        if not isinstance(self.shards, Slice):
+            raise PlanError(f"shards={self.shards!r} must be Slice(start, stop, step)")
+        refuse_slots(
+            self, f"shards={self.shards!r}, whose unit is the shard: leave one of them out"
+        )
+
     def program(self, data: Data, *, role: int = 0) -> Program:
         """Return what executes this plan over some data."""
-        from .flat import fixed_program
+        from .flat import fixed_program, slice_program
 
+        if self.shards is not None:
+            return slice_program(self, self.shards, data, role=role)
         return fixed_program(self, data, "sequential", seed=0, role=role)
 
 
@@ -88,18 +104,25 @@ class ShardShuffled(FixedBatches, frozen=True, kw_only=True, tag="ShardShuffled"
         check_integer("window", self.window, 1, 2**31, PlanError)
         if self.samples_per_shard is not None:
             check_integer("samples_per_shard", self.samples_per_shard, 1, 2**63, PlanError)
-        for name in ("subset", "node_blocks", "pad_to"):
-            if getattr(self, name) not in (None, 1):
-                raise PlanError(
-                    f"{name}={getattr(self, name)!r} does not go with ShardShuffled, whose unit is "
-                    "the shard: use Shuffled, or leave it out"
-                )
+        refuse_slots(self, "ShardShuffled, whose unit is the shard: use Shuffled, or leave it out")
 
     def program(self, data: Data, *, role: int = 0) -> Program:
         """Return what executes this plan over some data."""
         from .flat import shard_program
 
         return shard_program(self, data, role=role)
+
+
+def refuse_slots(plan: Ordered, what: str) -> None:
+    """Refuse modifiers that act on samples before they are ordered.
+
+    Args:
+        plan: Whose modifiers.
+        what: What they do not go with, and what to do, for the message.
+    """
+    for name in ("subset", "node_blocks", "pad_to"):
+        if getattr(plan, name) not in (None, 1):
+            raise PlanError(f"{name}={getattr(plan, name)!r} does not go with {what}")
 
 
 class ByteBudget(Ordered, frozen=True, kw_only=True, tag="ByteBudget"):

@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 import numpy as np
 import pytest
 
-from headrace.errors import PlanError
+from headrace.errors import NoStepError, PlanError
 from headrace.plans import Cursor, FromSampler, Seek, engine, registry
 from headrace.plans.composite import Chain, Interleaved, Plan, SinglePlan
 from headrace.plans.engine import BoundPlan, Flag, PlannedBatch
-from headrace.plans.program import NoStepError
 from headrace.topology import Topology
 from tests.support.rows import RowCase, data, rows
 
