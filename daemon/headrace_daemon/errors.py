@@ -5,7 +5,8 @@ HeadraceError
 ├── SocketInUseError           another daemon serves the socket
 ├── TrustError                 the client may not ask for this
 └── SourceError                reading went wrong
-    ├── SourceMissingError     the source is not there, is empty, or cannot be listed
+    ├── SourceMissingError     the source is not there, or cannot be listed
+    │   └── SourceEmptyError       it is there, and has nothing that is read
     ├── SamplesError           the members of its shards do not form samples, or not pairs
     ├── ObjectError            one object cannot be read, while others can
     │   ├── ObjectMissingError     it is not there (any more)
@@ -67,7 +68,13 @@ class SourceError(HeadraceError):
 
 
 class SourceMissingError(SourceError):
-    """The source is not there, has no samples, or cannot be listed."""
+    """The source is not there, or cannot be listed."""
+
+
+class SourceEmptyError(SourceMissingError):
+    """The source is there, and has no object that is taken, or no sample in its shards."""
+
+    code = "empty"
 
 
 class SamplesError(SourceError):
@@ -102,6 +109,8 @@ class ShardError(ObjectError):
         offset: Where in the archive the trouble is, bytes (of a compressed tar: when inflated).
         member: Name of the member that it is about, as it can be shown; empty if there is none.
     """
+
+    code = "shard"
 
     def __init__(self, shard: str, message: str, *, offset: int = 0, member: str = "") -> None:
         about = f", member {member!r}" if member else ""

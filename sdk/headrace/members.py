@@ -9,6 +9,8 @@ the last component, its field is what follows, in lower case; a sample is a run 
 members with one key.  The ``"aistore"`` rule does what AIStore's shard reader does and exists
 for data sets that were made for it: folders are ignored, the field is what follows the *last*
 dot, a sample is gathered from the whole shard, and of two members for one field the later wins.
+By the ``"files"`` rule each member is a sample of its own, under its whole name, whose field is
+``data``; their order is that of their names, as AIStore lists what is in an archive.
 """
 
 from __future__ import annotations
@@ -22,8 +24,14 @@ from .errors import MemberError, PlanError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-MemberRule = Literal["webdataset", "aistore"]
+MemberRule = Literal["webdataset", "aistore", "files"]
 """How names become keys and fields."""
+
+RULES: Final = ("webdataset", "aistore", "files")
+"""All of them."""
+
+FILE_FIELD: Final = "data"
+"""The field of a member that is a sample of its own."""
 
 # A last component that begins with its dot has a key only where a folder without a dot stands
 # before it: ``a/.x`` is (``a/``, ``x``).
@@ -78,6 +86,8 @@ def split_name(
             if found is None
             else MemberName(found[1], found[2].lower() if lowercase else found[2])
         )
+    if rule == "files":
+        return MemberName(name, FILE_FIELD)
     key, field = aistore_base(name), aistore_extension(name)
     return MemberName(key, field) if field else None
 
@@ -89,7 +99,7 @@ def group_members(
     lowercase: bool = True,
     shard: str = "",
 ) -> list[MemberSample]:
-    """Return the samples of a shard, in the order of their first members.
+    """Return the samples of a shard, in the order of their first members (``"files"``: of names).
 
     Args:
         names: Names of the regular members, in the order of the archive; folders and links are no
@@ -107,6 +117,9 @@ def group_members(
         MemberSample(key='a', members={'jpg': 0, 'cls': 1})
     """
     _check_rule(rule)
+    if rule == "files":
+        named = sorted((name, index) for index, name in enumerate(names))
+        return [MemberSample(name, {FILE_FIELD: index}) for name, index in named]
     samples: list[tuple[str, dict[str, int]]] = []
     known: dict[str, dict[str, int]] = {}
     for index, name in enumerate(names):
@@ -160,5 +173,5 @@ def aistore_extension(name: str) -> str:
 
 
 def _check_rule(rule: str) -> None:
-    if rule not in ("webdataset", "aistore"):
-        raise PlanError(f"rule={rule!r} is unknown: choose 'webdataset' or 'aistore'")
+    if rule not in RULES:
+        raise PlanError(f"rule={rule!r} is unknown: choose {', '.join(map(repr, RULES))}")

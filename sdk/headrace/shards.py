@@ -14,7 +14,7 @@ from .buckets import Bucket, is_utf8
 from .checks import check_choice, check_flag
 from .errors import PlanError
 from .located import Located, roots_of
-from .members import MemberRule  # noqa: TC001 - msgspec looks at it
+from .members import RULES, MemberRule
 from .selections import Selection
 
 ARCHIVES: Final = (".tar",)
@@ -30,7 +30,9 @@ MAX_STREAMS: Final = 64
 
 Missing = Literal["error", "none", "empty"]
 
-_OWN: Final = ("fields", "missing", "rule", "lowercase", "links", "on_bad_shard", "index")
+_OWN: Final = (
+    "fields", "missing", "rule", "lowercase", "links", "on_bad_shard", "on_empty", "index",
+)
 
 _STREAM: Final = re.compile(r"[^/\0]+")
 
@@ -67,7 +69,8 @@ class Shards(Located, frozen=True, forbid_unknown_fields=True, tag="Shards"):
     ``"none"`` gives None, ``"empty"`` ``b""``."""
 
     rule: MemberRule = "webdataset"
-    """How names become keys and fields (`headrace.members`)."""
+    """How names become keys and fields (`headrace.members`): of ``"webdataset"`` and ``"aistore"``
+    several members are a sample, of ``"files"`` each is one."""
 
     lowercase: bool = True
     """Whether fields lose their case, as in WebDataset; not with ``rule="aistore"``."""
@@ -79,16 +82,22 @@ class Shards(Located, frozen=True, forbid_unknown_fields=True, tag="Shards"):
     """What a shard does that cannot be indexed (truncated, garbage): ``"error"`` refuses the
     source, naming it; ``"skip"`` takes none of its samples, and says so."""
 
+    on_empty: Literal["error", "skip"] = "error"
+    """What a URI or prefix does under which there is no shard: ``"error"`` refuses the source,
+    naming it; ``"skip"`` takes nothing of it.  Without any shard or sample the source is refused
+    anyway."""
+
     index: bool | None = None
     """Whether shards are indexed (True), or streamed (False).  By default they are indexed, unless
     a URI, name or suffix ends like a compressed shard (``.tar.gz``, ``.tgz``, ``.tar.lz4``,
     ``.zip``): then all of them are streamed, plain tars too."""
 
     def __post_init__(self) -> None:
-        check_choice("rule", self.rule, ("webdataset", "aistore"), PlanError)
+        check_choice("rule", self.rule, RULES, PlanError)
         check_choice("missing", self.missing, ("error", "none", "empty"), PlanError)
         check_choice("links", self.links, ("skip", "error"), PlanError)
         check_choice("on_bad_shard", self.on_bad_shard, ("error", "skip"), PlanError)
+        check_choice("on_empty", self.on_empty, ("error", "skip"), PlanError)
         check_flag("lowercase", self.lowercase, PlanError)
         if self.index is not None:
             check_flag("index", self.index, PlanError)
@@ -141,6 +150,11 @@ class Shards(Located, frozen=True, forbid_unknown_fields=True, tag="Shards"):
     def _suffixes(self) -> tuple[str, ...]:
         return tuple(self.suffix) or ARCHIVES + COMPRESSED * self.is_streamed
 
+    @property
+    def _endings(self) -> tuple[str, ...]:
+        """How a URI ends that is a shard: not with nothing, though all names may be taken."""
+        return tuple(filter(None, self.suffix)) or ARCHIVES + COMPRESSED * self.is_streamed
+
     def _whole(self, uri: str) -> Iterable[Selection]:
         """Return what a URI stands for: shards by name, or all of a root."""
         named: dict[tuple[str, str], list[str]] = {}
@@ -148,7 +162,7 @@ class Shards(Located, frozen=True, forbid_unknown_fields=True, tag="Shards"):
         found: list[Selection] = []
         for bucket, path, prefix in roots_of(uri):
             address = path if bucket is None else prefix
-            if uri.endswith("/") or not address.endswith(self._suffixes):
+            if uri.endswith("/") or not address.endswith(self._endings):
                 found.append(Selection(bucket, path, prefix, None, self._suffixes, self.recursive))
                 continue
             if bucket is None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from headrace.shards import MultiShard, Shards
 
-from ..errors import ObjectError
+from ..errors import ObjectError, SourceEmptyError
 from .local import list_folder
 from .progress import Progress, Tell, nobody
 from .readers import reader_of
@@ -65,7 +65,8 @@ def list_folders(
         return list_folder(selections[0], progress)
     with _Sum(root, progress) as parts:
         for selection in selections:
-            parts.add(selection, list_folder(selection, parts.progress))
+            with parts.maybe_empty(source):
+                parts.add(selection, list_folder(selection, parts.progress))
         return parts.joined()
 
 
@@ -96,13 +97,14 @@ async def list_source(
         return await ais.list_objects(selections[0], root, progress)
     with _Sum(root, progress) as parts:
         for selection in selections:
-            if selection.bucket is not None:
-                found = await ais.list_objects(selection, parts.folder, parts.progress)
-            else:
-                found = await run_in_thread(
-                    executor, partial(list_folder, selection, parts.progress)
-                )
-            await run_in_thread(executor, partial(parts.add, selection, found))
+            with parts.maybe_empty(source):
+                if selection.bucket is not None:
+                    found = await ais.list_objects(selection, parts.folder, parts.progress)
+                else:
+                    found = await run_in_thread(
+                        executor, partial(list_folder, selection, parts.progress)
+                    )
+                await run_in_thread(executor, partial(parts.add, selection, found))
         return await run_in_thread(executor, parts.joined)
 
 
@@ -214,6 +216,8 @@ class _Sum:
         self._root = root
         self._writer = ManifestWriter(root, is_ordered=True)
         self._progress = progress
+        # Of a selection that was passed over.
+        self._empty: SourceEmptyError | None = None
 
     def __enter__(self) -> _Sum:
         self._writer.__enter__()
@@ -237,8 +241,24 @@ class _Sum:
             self._writer.append([lead + name for name in names], sizes, checksums, versions)
         self._progress(self._writer.num_entries)
 
+    @contextmanager
+    def maybe_empty(self, source: Located) -> Iterator[None]:
+        """Pass over a selection without an object, if the source takes that."""
+        try:
+            yield
+        except SourceEmptyError as error:
+            if not isinstance(source, Shards) or source.on_empty != "skip":
+                raise
+            self._empty = error.with_traceback(None)
+
     def joined(self) -> Manifest:
-        """Return all of it, stored and mapped."""
+        """Return all of it, stored and mapped.
+
+        Raises:
+            SourceEmptyError: If all that there was was passed over.
+        """
+        if self._empty is not None and not self._writer.num_entries:
+            raise self._empty
         return self._writer.finish()
 
 

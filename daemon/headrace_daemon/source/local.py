@@ -21,6 +21,7 @@ from ..errors import (
     ObjectError,
     ObjectMissingError,
     ObjectUnreadableError,
+    SourceEmptyError,
     SourceError,
     SourceMissingError,
 )
@@ -52,7 +53,8 @@ def list_folder(
         progress: Called now and then with the number of files found so far.
 
     Raises:
-        SourceMissingError: If the folder is missing, unreadable, or has no file that matches.
+        SourceMissingError: If the folder is missing or unreadable.
+        SourceEmptyError: If it has no file that matches.
         ObjectMissingError: If a given file is not there.
     """
     if selection.names is not None:
@@ -86,11 +88,11 @@ def list_folder(
         ) from error
     if not entries:
         limits = [f"begins with {selection.prefix!r}"] if prefix else []
-        if suffixes:
+        if any(suffixes):
             limits.append(f"ends with {' or '.join(selection.suffix)}")
         wanted = f" whose name {' and '.join(limits)}" if limits else ""
         deeper = "" if selection.recursive else ", not looking into folders (recursive = false)"
-        raise SourceMissingError(
+        raise SourceEmptyError(
             root, f"folder {root} has no file{wanted}{deeper}: a stream needs at least one sample"
         )
     entries.sort()

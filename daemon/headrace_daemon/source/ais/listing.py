@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ...errors import (
     ObjectUnreadableError,
-    SourceMissingError,
+    SourceEmptyError,
     StoreUnavailableError,
 )
 from ..together import run_in_thread
@@ -88,7 +88,8 @@ class Lister:
             progress: Called with the number of objects found so far, after each page.
 
         Raises:
-            SourceMissingError: If there is no such bucket, or no object that matches.
+            SourceMissingError: If there is no such bucket.
+            SourceEmptyError: If it has no object that matches.
             ObjectMissingError: If there is no object of a given name.
             StoreUnavailableError: If the store does not answer or stays incomplete to the deadline.
             StoreAccessError: If the bucket may not be listed.
@@ -108,7 +109,7 @@ class Lister:
                     if (after.uuid, after.version) != (before.uuid, before.version):
                         raise UnsureError("the cluster map has changed meanwhile")
                     if not writer.num_entries:
-                        raise SourceMissingError(
+                        raise SourceEmptyError(
                             selection.location, _explain_empty(selection, bucket)
                         )
                     return await self._finish(writer)
@@ -253,7 +254,7 @@ def _rows(entries: Sequence[Entry], selection: Selection, bucket: Bucket, walk: 
 
 def _explain_empty(selection: Selection, bucket: Bucket) -> str:
     limits = [f"begins with {bucket.prefix!r}"] if bucket.prefix else []
-    if selection.suffix:
+    if any(selection.suffix):
         limits.append(f"ends with {' or '.join(selection.suffix)}")
     if not selection.recursive:
         limits.append("has no '/' after the prefix (recursive = false)")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import SamplesError
+from ...errors import SamplesError, SourceEmptyError
 from ..writer import ManifestWriter
 from .writer import SampleWriter
 
@@ -49,6 +49,7 @@ def join_streams(
 
     Raises:
         SamplesError: If samples have no partner, or no one partner.
+        SourceEmptyError: If none is left.
     """
     placements = [_placement(manifest) for manifest in streams.values()]
     rows = _by_key(source, streams) if source.join == "key" else _by_position(source, streams)
@@ -86,7 +87,7 @@ def join_streams(
             writer.end_shard()
             start = end
         if not writer.num_entries:
-            raise SamplesError(
+            raise SourceEmptyError(
                 source.location,
                 f"no sample of {source.location} has a partner in each stream: check join="
                 f"{source.join!r}",

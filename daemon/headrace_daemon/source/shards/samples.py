@@ -15,7 +15,7 @@ from headrace.members import group_members, split_name
 from headrace.placement import ABSENT
 from headrace.shards import MAX_FIELDS
 
-from ...errors import SamplesError
+from ...errors import SamplesError, SourceEmptyError
 from .writer import SampleWriter
 
 if TYPE_CHECKING:
@@ -55,7 +55,8 @@ def list_samples(
         progress: Called now and then with the number of samples found so far.
 
     Raises:
-        SamplesError: If members do not form samples, a sample lacks a field, or there is none.
+        SamplesError: If members do not form samples, or a sample lacks a field.
+        SourceEmptyError: If there is no sample.
     """
     fields = source.fields
     if fields is None:
@@ -69,7 +70,7 @@ def list_samples(
             writer.end_shard()
             progress(writer.num_entries)
         if not writer.num_entries:
-            raise SamplesError(
+            raise SourceEmptyError(
                 source.location,
                 f"the {len(table)} shards of {source.location} have no sample: a sample has a name "
                 "with a dot in its last component, as in 000.jpg",
