@@ -81,12 +81,7 @@ class Batch:
             ) from None
 
     def __iter__(self) -> Iterator[tuple[str, Any]]:
-        if self.fields == ("data",):
-            return zip(self.sample_keys, self._columns["data"], strict=True)
-        return (
-            (key, {field: values[row] for field, values in self._columns.items()})
-            for row, key in enumerate(self.sample_keys)
-        )
+        return pairs(self.sample_keys, self._columns)
 
     def __repr__(self) -> str:
         where = f"epoch={self.meta.get('epoch')} step={self.meta.get('step')}"
@@ -128,6 +123,18 @@ class Batch:
         return self.with_columns(
             {name: pin_memory(column) for name, column in self._columns.items()}  # type: ignore[no-untyped-call]
         )
+
+
+def pairs(keys: Sequence[str], columns: Mapping[str, Sequence[Any]]) -> Iterator[tuple[str, Any]]:
+    """Return samples as ``(name, value)``, or ``(name, {field: value})`` (see `Batch`)."""
+    if tuple(columns) == ("data",):
+        return zip(keys, columns["data"], strict=True)
+    return ((key, named_row(columns, row)) for row, key in enumerate(keys))
+
+
+def named_row(columns: Mapping[str, Sequence[Any]], row: int) -> dict[str, Any]:
+    """Return the values of one sample by field."""
+    return {field: values[row] for field, values in columns.items()}
 
 
 def unpack(received: Payload) -> Batch:

@@ -745,6 +745,8 @@ default_collate_fn_map[Batch] = _refuse_collation
 
 def _label(stream: dict[str, Any], wanted: Stream | str | None) -> str:
     """Return what a message calls a stream."""
-    plan, uri = stream["plan"], stream["source"]["uri"]
+    plan, source = stream["plan"], stream["source"]
+    streams = source.get("streams", {"": source})
+    uri = " with ".join(str(one["uri"]) for one in streams.values())
     name = f"{wanted!r}: " if isinstance(wanted, str) else ""
     return f"{name}{plan.get('type', 'a plan')} over {uri}"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from . import errors
-from .batch import columns
+from .batch import columns, pairs
 from .client import SILENCE_S, Channel, ConnectionLostError, Retry
 from .dictation import Script
 from .plans.cursor import Cursor, Seek
@@ -133,7 +133,7 @@ class Link:
             header = answer.header
             assert isinstance(header, m.Samples)
             values = columns(header, answer.payload)
-            samples += zip(header.keys, values["data"], strict=True)
+            samples += pairs(header.keys, values)
         return samples
 
     def ask(self, message: m.Lookup | m.Read) -> Event:
