@@ -1,7 +1,9 @@
-"""The dynamic batch sampler of AIStore's Python package: batches by bytes.
+"""The classes of AIStore's Python package: its dynamic batch sampler, and its readers of shards.
 
-Where it differs from its original: `len` counts batches; a shuffle has a generator of its own, so
-that nobody else's draws move it; a budget below 0, and one of 0 with `drop_last`, are refused.
+Where the sampler differs from its original: `len` counts batches; a shuffle has a generator of its
+own, so that nobody else's draws move it; a budget below 0, and one of 0 with `drop_last`, are
+refused.  The readers (`AISShardReader`, `AISMultiShardStream`, `DataShard`) are loaded on first
+use, because they bring torch: see `headrace.compat.aisreaders`.
 """
 
 from __future__ import annotations
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
 
     from ..plans import Plan
     from ..plans.engine import PlannedBatch
+    from .aisreaders import AISMultiShardStream, AISShardReader, DataShard
+
+__all__ = ["AISMultiShardStream", "AISShardReader", "DataShard", "DynamicBatchSampler"]
 
 SATURATION_FACTOR: Final = 0.8
 
@@ -147,3 +152,19 @@ def _sizes(data_source: Any) -> NDArray[Any]:  # noqa: ANN401 - a dataset, or an
         return sizes if sizes.size else np.empty(0, dtype=np.uint64)
     objects = listed()
     return np.fromiter((one.props_cached.size for one in objects), np.uint64, len(objects))
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - they are typed by the imports above
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        from . import aisreaders
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise ImportError(f"{name} needs torch: pip install 'headrace[torch]'") from error
+    return getattr(aisreaders, name)
