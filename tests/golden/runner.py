@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from . import aistore, cvnets, helios, noether, webdataset
+from . import aistore, cvnets, helios, noether, readers, webdataset
 from .cases import Case, DamagedFileError, load
 from .verdicts import Result, Verdict, mismatch
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 CHECKERS: Final[Mapping[str, Callable[[Case], Result]]] = {
     kind: module.check
-    for module in (aistore, cvnets, helios, noether, webdataset)
+    for module in (aistore, cvnets, helios, noether, readers, webdataset)
     for kind in module.KINDS
 }
 
@@ -49,8 +49,9 @@ def run_file(path: Path) -> Report:
                 f"{', '.join(sorted(CHECKERS))}"
             )
     report = Report(path)
-    for case in cases:
-        result = _verdict(case)
+    with readers.Place():
+        results = [_verdict(case) for case in cases]
+    for case, result in zip(cases, results, strict=True):
         report.counts[result.verdict] += 1
         if result.verdict is Verdict.MISMATCH:
             report.mismatches.append(f"{case.id} ({case.kind}, {case.match}): {result.detail}")

@@ -16,7 +16,6 @@ class Verdict(Enum):
 
     EXACT = "exact"
     DEVIATING = "deviating as documented"
-    LATER = "later"
     MISMATCH = "mismatches"
 
 
