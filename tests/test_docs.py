@@ -29,7 +29,7 @@ PLANS = (ROOT / "docs" / "plans.md").read_text()
 ORDER, FIXED = "Options of every order", "Options of fixed batches"
 SCALED = "MultiScale, VariableBatch, VideoVariable"
 SECTIONS = {
-    "Sequential": (ORDER, FIXED),
+    "Sequential": (ORDER, FIXED, "Sequential"),
     "Shuffled": (ORDER, FIXED, "Shuffled"),
     "ShardShuffled": (ORDER, FIXED, "ShardShuffled"),
     "ByteBudget": (ORDER, "ByteBudget"),

@@ -11,7 +11,7 @@ agree in all else.  And where an original loses a member, the rule that loses no
 from __future__ import annotations
 
 import tarfile
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -21,6 +21,7 @@ from headrace.compat.aistore import AISMultiShardStream, AISShardReader, DataSha
 from headrace.members import aistore_extension
 from headrace_daemon.settings import StoreSettings
 from tests.support.app import AppThread
+from tests.support.posing import posing_as_worker
 from tests.support.shards import tar_of
 from tests.support.standin import StandIn
 
@@ -70,7 +71,9 @@ def read(case: Case, **options: Any) -> dict[str, Any]:  # noqa: ANN401 - those 
             buckets, prefixes, None, False, partition, socket=socket, samples_per_step=3, **options
         )
         try:
-            with _in_worker(case.config["worker"], reader):
+            number, num_workers = case.config["worker"] or (0, 0)
+            poses = posing_as_worker(number, num_workers, reader) if num_workers else nullcontext()
+            with poses:
                 for _ in range(case.inputs["pass"]):
                     list(reader)
                 samples = list(reader)
@@ -160,24 +163,6 @@ def _tar(shard: Mapping[str, Any]) -> bytes:
         info.linkname = member.get("target", "")
         members.append(info)
     return tar_of(members)
-
-
-@contextmanager
-def _in_worker(worker: Sequence[int] | None, reader: AISShardReader) -> Iterator[None]:
-    """Have torch say that this process is a worker, as it was when the case was recorded."""
-    from torch.utils.data._utils import worker as torch_worker
-
-    if worker is None:
-        yield
-        return
-    number, num_workers = worker
-    torch_worker._worker_info = torch_worker.WorkerInfo(
-        id=number, num_workers=num_workers, seed=number, dataset=reader
-    )
-    try:
-        yield
-    finally:
-        torch_worker._worker_info = None
 
 
 # ---- what is owed ------------------------------------------------------------------------------

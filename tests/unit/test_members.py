@@ -62,6 +62,17 @@ def test_aistore_gathers_from_the_whole_shard_and_takes_the_last() -> None:
     assert samples == [MemberSample("s", {"png": 2, "PNG": 3}), MemberSample("t", {"png": 1})]
 
 
+def test_files_are_samples_in_the_order_of_their_names() -> None:
+    samples = group_members(["b/2.x", "README", "b/10.x.y", "a"], "files")
+    assert [(sample.key, sample.members) for sample in samples] == [
+        ("README", {"data": 1}),
+        ("a", {"data": 3}),
+        ("b/10.x.y", {"data": 2}),
+        ("b/2.x", {"data": 0}),
+    ]
+    assert split_name(".x", "files") == (".x", "data")
+
+
 def test_fields_are_the_same_for_all_samples() -> None:
     samples = group_members(["a.jpg", "b.cls", "b.jpg"])
     assert field_names(samples) == ("cls", "jpg")
@@ -69,7 +80,7 @@ def test_fields_are_the_same_for_all_samples() -> None:
 
 
 def test_an_unknown_rule_is_refused_even_without_members() -> None:
-    with pytest.raises(PlanError, match=r"rule='tar' is unknown: choose 'webdataset' or 'aistore'"):
+    with pytest.raises(PlanError, match=r"rule='tar' is unknown: choose 'webdataset', 'aistore'"):
         group_members([], "tar")  # type: ignore[arg-type]
 
 
