@@ -81,7 +81,7 @@ class Batch:
             ) from None
 
     def __iter__(self) -> Iterator[tuple[str, Any]]:
-        return pairs(self.sample_keys, self._columns)
+        return samples_of(self.sample_keys, self._columns)
 
     def __repr__(self) -> str:
         where = f"epoch={self.meta.get('epoch')} step={self.meta.get('step')}"
@@ -125,16 +125,19 @@ class Batch:
         )
 
 
-def pairs(keys: Sequence[str], columns: Mapping[str, Sequence[Any]]) -> Iterator[tuple[str, Any]]:
-    """Return samples as ``(name, value)``, or ``(name, {field: value})`` (see `Batch`)."""
-    if tuple(columns) == ("data",):
+def samples_of(
+    keys: Sequence[str], columns: Mapping[str, Sequence[Any]]
+) -> Iterator[tuple[str, Any]]:
+    """Yield samples as users know them.
+
+    That is ``(name, bytes)`` where the only field is ``data``, else ``(name, {field: bytes})``.
+    """
+    if list(columns) == ["data"]:
         return zip(keys, columns["data"], strict=True)
-    return ((key, named_row(columns, row)) for row, key in enumerate(keys))
-
-
-def named_row(columns: Mapping[str, Sequence[Any]], row: int) -> dict[str, Any]:
-    """Return the values of one sample by field."""
-    return {field: values[row] for field, values in columns.items()}
+    return (
+        (key, {field: values[row] for field, values in columns.items()})
+        for row, key in enumerate(keys)
+    )
 
 
 def unpack(received: Payload) -> Batch:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from . import errors
-from .batch import columns, pairs
+from .batch import columns, samples_of
 from .client import SILENCE_S, Channel, ConnectionLostError, Retry
 from .dictation import Script
 from .plans.cursor import Cursor, Seek
@@ -132,8 +132,7 @@ class Link:
             assert isinstance(answer, Payload)
             header = answer.header
             assert isinstance(header, m.Samples)
-            values = columns(header, answer.payload)
-            samples += pairs(header.keys, values)
+            samples += samples_of(header.keys, columns(header, answer.payload))
         return samples
 
     def ask(self, message: m.Lookup | m.Read) -> Event:

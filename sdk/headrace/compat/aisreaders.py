@@ -17,7 +17,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from ..batch import named_row
 from ..buckets import PROVIDERS, Bucket
 from ..checks import check_flag, check_integer
 from ..errors import PlanError
@@ -121,7 +120,8 @@ class AISShardReader(ItemStream[tuple[str, dict[str, bytes]]]):
         return _every(self.stream, worker, num_workers)
 
     def _item(self, batch: Batch, row: int) -> tuple[str, dict[str, bytes]]:
-        return batch.sample_keys[row], named_row(batch._columns, row)
+        values = {field: column[row] for field, column in batch._columns.items()}
+        return batch.sample_keys[row], values
 
 
 @dataclass
