@@ -92,5 +92,5 @@ def _run(arguments: list[str], wanted: str | None) -> int:
         status: int = run(options)
     except HeadraceError as error:
         print(f"headrace {wanted}: {error}", file=sys.stderr)
-        status = 2 if error.code in ("settings", "plan", "cursor", "topology") else 1
+        status = 2 if error.code in ("settings", "plan", "steps", "cursor", "topology") else 1
     return status

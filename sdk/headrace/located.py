@@ -312,7 +312,11 @@ def roots_of(uri: str) -> list[tuple[Bucket | None, str, str]]:
     elif scheme and scheme not in PROVIDERS:
         raise PlanError(
             f"uri={uri!r} has scheme {scheme!r}: supported are file://, "
-            f"{', '.join(f'{known}://' for known in PROVIDERS)}"
+            f"{', '.join(f'{known}://' for known in PROVIDERS)}{_as_bucket(uri)}"
+        )
+    elif uri.startswith("pipe:"):
+        raise PlanError(
+            f"uri={uri!r} is a command, and none is run: write ais://bucket/…, or a path"
         )
     elif not scheme and (half := _HALF_SCHEME.match(uri)):
         raise PlanError(
@@ -330,6 +334,12 @@ def roots_of(uri: str) -> list[tuple[Bucket | None, str, str]]:
                 raise PlanError(f"uri={uri!r} is no source: a path has no NUL byte")
             found.append((None, path, ""))
     return found
+
+
+def _as_bucket(uri: str) -> str:
+    """Return how to write an object that is named by its address in a cluster, as a hint."""
+    found = re.fullmatch(r"https?://[^/]+/v1/objects/(.+)", uri)
+    return f"; an object of a cluster is written ais://{found[1]}" if found else ""
 
 
 def _path(uri: str) -> str:

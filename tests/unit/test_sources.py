@@ -153,6 +153,8 @@ def test_an_anchored_stream_names_the_same_folder_from_anywhere(
         (7, "uri=7 is no source"),
         (b"/data", "uri=b'/data' is no source"),
         ("ftp://bucket/x", "has scheme 'ftp': supported are file://"),
+        ("http://proxy:51080/v1/objects/b/x-{0..3}.tar", "is written ais://b/x-{0..3}.tar"),
+        ("pipe:curl -s http://proxy/x.tar", "is a command, and none is run: write ais://bucket"),
         ("ais://", "has bucket ''"),
         ("file://host/data", "names host 'host': a file:// URI has no host"),
         ("/data/\0", r"uri='/data/\x00' is no source"),

@@ -340,6 +340,8 @@ def _as_the_original() -> Iterator[None]:
     except FeedError as error:
         if error.code != "shard":
             raise
-        raise BadShardError(
+        bad = BadShardError(
             str(error), code=error.code, fault=error.fault, retryable=error.retryable
-        ) from error
+        )
+        bad.add_note("every object is taken for a shard, as in the original: choose by prefixes")
+        raise bad from error

@@ -109,6 +109,7 @@ def wrong() -> list[tuple[Any, str, Any, str]]:
             (kind, "scale_growth", 40, "must be Growth("),
         ]
     found += [
+        (Sequential, "shards", 3, "must be Slice("),
         (ShardShuffled, "window", 0, "an integer in 1.."),
         (ShardShuffled, "samples_per_shard", 0, "an integer in 1.."),
         (ShardShuffled, "node_blocks", 2, "does not go with ShardShuffled"),
