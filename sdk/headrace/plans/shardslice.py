@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class ShardSlice:
-    """The samples of the shards of a slice, the same in each epoch.
+    """The samples of the shards of a slice, the same in each epoch; a `RunOrder`.
 
     Args:
         shards: u64[S+1], where each shard begins, and the length.
@@ -28,6 +28,8 @@ class ShardSlice:
     """
 
     __slots__ = ("_begins", "_stands", "length")
+
+    window: Final = 1
 
     def __init__(self, shards: NDArray[np.uint64], chosen: Slice) -> None:
         count = len(shards) - 1
@@ -48,6 +50,16 @@ class ShardSlice:
         shard = np.searchsorted(self._stands, positions, side="right") - 1
         samples: Indices = positions - self._stands[shard] + self._begins[shard]
         return samples
+
+    def places_of(self, epoch: int, samples: Indices) -> Indices:
+        """Return where some samples stand among those that are taken (see `RunOrder`)."""
+        shard = np.searchsorted(self._begins, samples, side="right") - 1
+        places: Indices = samples - self._begins[shard] + self._stands[shard]
+        return places
+
+    def samples_at(self, epoch: int, start: int, stop: int) -> Indices:
+        """Return the samples at some places (see `RunOrder.samples_at`)."""
+        return self.at(epoch, np.arange(start, stop, dtype=np.uint64))
 
 
 def shard_slice(chosen: Slice, data: Data) -> ShardSlice:

@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 from headrace.errors import NoStepError, PlanError
 from headrace.plans import Data, Sequential, Slice
 from headrace.plans.engine import BoundPlan, epoch_steps, next_batches
+from headrace.plans.order import RunOrder
+from headrace.plans.shardslice import shard_slice
 from headrace.topology import Topology
 
 
@@ -45,6 +47,11 @@ def test_shares_have_whole_shards_and_are_the_whole(
     shares = [delivered(sizes, Slice(n, None, every), batch_size=batch_size) for n in range(every)]
     for number, share in enumerate(shares):
         assert share == [sample for shard in shards[number::every] for sample in shard]
+        order = shard_slice(Slice(number, None, every), data_of(sizes))
+        assert isinstance(order, RunOrder)
+        found = order.samples_at(0, 0, order.length)
+        assert found.tolist() == share
+        assert order.places_of(0, found).tolist() == list(range(order.length))
 
 
 def test_a_slice_may_end_anywhere_among_the_shards() -> None:
