@@ -31,7 +31,14 @@ MAX_STREAMS: Final = 64
 Missing = Literal["error", "none", "empty"]
 
 _OWN: Final = (
-    "fields", "missing", "rule", "lowercase", "links", "on_bad_shard", "on_empty", "index",
+    "fields",
+    "missing",
+    "rule",
+    "lowercase",
+    "links",
+    "on_bad_shard",
+    "on_empty",
+    "index",
 )
 
 _STREAM: Final = re.compile(r"[^/\0]+")

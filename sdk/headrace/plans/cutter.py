@@ -11,7 +11,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from .flags import Flag
-from .program import NoStepError, Place
+from .program import Place
 from .streamed import Spot, child_of
 
 if TYPE_CHECKING:

@@ -44,6 +44,7 @@ _REFUSED: Final = {
     "repeats": 1,
     "truncate": False,
     "part": None,
+    "shards": None,
 }
 
 
@@ -77,7 +78,7 @@ class StreamedPlan(Described, frozen=True, kw_only=True, tag="Streamed"):
 
     def __post_init__(self) -> None:
         for name, default in _REFUSED.items():
-            value = getattr(self.plan, name)
+            value = getattr(self.plan, name, default)
             if value != default:
                 raise PlanError(
                     f"{name}={value!r} has to know all samples beforehand, and the shards are "

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.errors import CursorError, PlanError
+from headrace.errors import CursorError, NoStepError, PlanError
 from headrace.plans import Cursor, Data, Seek, Sequential, ShardShuffled
 from headrace.plans.cutter import Cutter
 from headrace.plans.engine import BoundPlan, Flag, check, next_batches, seek
-from headrace.plans.program import NoStepError, Place
+from headrace.plans.program import Place
 from headrace.plans.streamed import Spot, StreamedPlan, StreamedProgram
 from headrace.topology import Topology
 

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from headrace import Shards, Stream
 from headrace.errors import NoStepError, PlanError
 from headrace.plans import Data, Sequential, Slice
 from headrace.plans.engine import BoundPlan, epoch_steps, next_batches
@@ -63,6 +64,9 @@ def test_what_does_not_fit_is_refused() -> None:
         delivered([1, 1], Slice(0, 3))
     with pytest.raises(PlanError, match=r"shards=Slice\(\) does not go with a source without shar"):
         BoundPlan.to(Sequential(batch_size=1, shards=Slice()), Data(4))
+    streamed = Shards("/data", fields=["jpg"], index=False)
+    with pytest.raises(PlanError, match=r"shards=Slice\(\) has to know all samples beforehand"):
+        Stream(streamed, Sequential(batch_size=1, shards=Slice()))
     with pytest.raises(PlanError, match=r"subset=\(0,\) does not go with shards=Slice\(\), whose"):
         Sequential(batch_size=1, shards=Slice(), subset=(0,))
 
