@@ -228,5 +228,8 @@ def test_empty_places_are_passed_over_only_where_others_are_not(
         ) as told:
             list(DaemonDataset(app.socket, Stream(source, plan)))
         assert told.value.code == "empty"
-    for reader in (some, none, missing):
+    mistaken = AISShardReader(folder, socket=app.socket, fields=["text"])
+    with pytest.raises(FeedError, match="have no sample"):
+        list(mistaken)
+    for reader in (some, none, missing, mistaken):
         reader.close()

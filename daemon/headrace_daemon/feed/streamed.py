@@ -19,7 +19,7 @@ from headrace.plans.program import Place
 from headrace.plans.streamed import SAMPLE_BITS, Spot, StreamedProgram, sample_index
 
 from ..assemble.layout import room_of
-from ..errors import ObjectError, SamplesError
+from ..errors import ObjectError, SourceEmptyError
 from ..source.together import run_in_thread
 from .lanes import Lanes, LaneWork
 from .planner import EpochEdge, Finish
@@ -240,7 +240,7 @@ class StreamedPlanner:
     def _end_lap(self, cutter: Cutter[_Entry]) -> None:
         if cutter.is_blank:
             location = self._stream.stream.source.location
-            raise SamplesError(
+            raise SourceEmptyError(
                 location,
                 f"the {len(self._rows)} shards of {location} have no sample with any of the fields "
                 f"{', '.join(self._work.source.fields or ())}: a sample has a name with a dot in "

@@ -57,7 +57,8 @@ class AISShardReader(ItemStream[tuple[str, dict[str, bytes]]]):
         local: Start a daemon of its own, which ends with this process.
         rule: How names become keys and fields (`headrace.members`); ``"webdataset"`` loses no
             member where extensions have several dots.
-        fields: The fields of each sample; by default those of all shards.
+        fields: The fields of each sample; by default those of all shards.  What has none of them is
+            no sample, and a source without any is an error then.
         samples_per_step: Samples that the daemon sends at a time: a batch of the plan.
         topology: Rank and world size; by default as `headrace.DaemonDataset` finds them.
 
@@ -93,6 +94,8 @@ class AISShardReader(ItemStream[tuple[str, dict[str, bytes]]]):
         check_flag("partition_sources_by_worker", partition_sources_by_worker, PlanError)
         self._plan = _plan(samples_per_step)
         self._rule, self._fields = rule, fields
+        # A source without a sample of these is more likely to have others.
+        self._may_be_empty = fields is None
         self._by_source = partition_sources_by_worker
         self._uris = [_uri_of(source) for source in sources]
         self._prefixes = _prefixes(prefix_map or {}, self._uris)

@@ -97,6 +97,16 @@ class ItemStream(IterableDataset[_T]):
         """Return what one of several workers reads; None for nothing."""
         raise NotImplementedError
 
+    _may_be_empty = True
+    """Whether nothing to read means no items; else it is an error."""
+
+    def _pass_if_empty(self, error: NoStepError | FeedError) -> None:
+        """Raise an error again unless it says that there is nothing to read, and may be."""
+        if isinstance(error, NoStepError):
+            return  # a share of a worker without a shard
+        if error.code != "empty" or not self._may_be_empty:
+            raise error
+
     # ---- the stream --------------------------------------------------------------------------
 
     @property
@@ -124,7 +134,7 @@ class ItemStream(IterableDataset[_T]):
             try:
                 total = len(self._dataset.manifest)
             except (NoStepError, FeedError) as error:
-                _pass_if_empty(error)
+                self._pass_if_empty(error)
                 return 0
         return -(-total // self._dataset._resolve().world_size)
 
@@ -154,7 +164,7 @@ class ItemStream(IterableDataset[_T]):
                 batches = FeedPass(dataset)
                 batch = next(batches, None)
         except (NoStepError, FeedError) as error:
-            _pass_if_empty(error)
+            self._pass_if_empty(error)
             return
         while batch is not None:
             size = len(batch)
@@ -292,7 +302,7 @@ class ItemStream(IterableDataset[_T]):
             try:
                 state = self._state(own)
             except (NoStepError, FeedError) as error:
-                _pass_if_empty(error)
+                self._pass_if_empty(error)
         return {
             **state,
             "epoch": self._epoch,
@@ -324,12 +334,6 @@ def _position(dataset: DaemonDataset, where: Cursor | Seek) -> dict[str, Any]:
     if isinstance(where, Cursor):
         return where.to_state()
     return dict(dataset._describe(where).cursor)
-
-
-def _pass_if_empty(error: NoStepError | FeedError) -> None:
-    """Raise an error again unless it says that there is nothing to read."""
-    if not isinstance(error, NoStepError) and error.code != "empty":
-        raise error
 
 
 @contextmanager

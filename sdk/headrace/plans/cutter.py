@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
+from ..errors import NoStepError
 from .flags import Flag
 from .program import Place
 from .streamed import Spot, child_of

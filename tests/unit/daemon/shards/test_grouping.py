@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from headrace.manifest import Manifest
 from headrace.shards import Shards
-from headrace_daemon.errors import SamplesError, ShardRefusedError
+from headrace_daemon.errors import SamplesError, ShardRefusedError, SourceEmptyError
 from headrace_daemon.source.shards.archives import stream_members
 from headrace_daemon.source.shards.grouping import OVERHEAD_BYTES, Grouper, StreamedSample
 from headrace_daemon.source.shards.samples import Members, list_samples
@@ -71,10 +71,10 @@ def test_samples_are_those_of_the_index(
 
     try:
         wanted = by_index()
+    except SourceEmptyError:
+        assert grouped(own, members) == []
+        return
     except SamplesError as error:
-        if "have no sample" in str(error):
-            assert grouped(own, members) == []
-            return
         with pytest.raises(SamplesError) as met:
             grouped(own, members)
         # It meets the first trouble; an index names what is doubled before what is missing.
