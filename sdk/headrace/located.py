@@ -130,6 +130,7 @@ class Located(
                 elif uri in prefixes:
                     found += [_begun(whole, prefix, uri) for prefix in prefixes[uri]]
                 else:
+                    num_names += len(whole.names or ())
                     found.append(whole)
         if not found:
             raise PlanError(
@@ -192,6 +193,10 @@ class Located(
         more = {"prefixes": prefixes, "names": names, **self._more_facts()}
         return msgspec.json.encode(facts | {key: one for key, one in more.items() if one})
 
+    def _anchored(self, uri: str) -> str:
+        """Return one form for all ways to write one of the URIs."""
+        return _anchored(uri)
+
     def _more_facts(self) -> dict[str, Any]:
         """Return what else tells it from others; what is empty does not count."""
         return {}
@@ -206,7 +211,7 @@ class Located(
         )
 
     def _anchored_fields(self) -> tuple[tuple[str, ...], dict[str, Any], dict[str, Any]]:
-        forms = {uri: _anchored(uri) for uri in self.uris}
+        forms = {uri: self._anchored(uri) for uri in self.uris}
         return (
             tuple(forms[uri] for uri in self.uris),
             {forms[uri]: one for uri, one in self._prefixes()},

@@ -85,7 +85,10 @@ class Placement(NamedTuple):
         if not (folder / FIELDS_FILE).is_file():
             return None
         facts = json.loads((folder / FIELDS_FILE).read_bytes())
-        fields, streams = tuple(map(str, facts["fields"])), tuple(map(int, facts["streams"]))
+        try:
+            fields, streams = tuple(map(str, facts["fields"])), tuple(map(int, facts["streams"]))
+        except KeyError as error:
+            raise TypeError(f"{FIELDS_FILE} has no {error}") from error
         columns: dict[str, NDArray[Any]] = {}
         for name, dtype in COLUMNS.items():
             column = np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False))
@@ -98,7 +101,7 @@ class Placement(NamedTuple):
         return placement
 
     def check(self, length: int) -> None:
-        """Raise TypeError if the columns do not fit each other, or a sample no shard."""
+        """Raise TypeError if the columns do not fit each other; their values do not matter."""
         num_fields = len(self.fields)
         width = self.shards.shape[1] if self.shards.ndim == 2 else 0
         if (

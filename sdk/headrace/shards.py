@@ -49,7 +49,8 @@ class Shards(Located, frozen=True, forbid_unknown_fields=True, tag="Shards"):
 
     Members whose names differ only in what follows the first dot are the fields of one sample.
     A URI that ends like a shard (``.tar``) is one; anything else is a bucket with a prefix, or a
-    folder, whose shards are taken in the order of their names.  The order of the samples is that of
+    folder, whose shards are taken in the order of their names.  A folder or prefix that is called
+    like a shard has a ``/`` at its end.  The order of the samples is that of
     the shards and, in each, that of the archive.  The first use of a source reads the headers of
     all its shards (the *index*); from then on samples are read by ranges, in any order.
 
@@ -111,6 +112,14 @@ class Shards(Located, frozen=True, forbid_unknown_fields=True, tag="Shards"):
         msgspec.structs.force_setattr(self, "fields", _fields(self.fields))
         super().__post_init__()
         self._check_index()
+        for field, chosen in (("prefixes", self._prefixes()), ("names", self._names())):
+            for uri, _ in chosen:
+                if any(self._is_shard(uri, *root) for root in roots_of(uri)):
+                    raise PlanError(
+                        f"{field} has {uri!r}, which is a shard: nothing is chosen of it; give "
+                        "the bucket or folder that it is in, or write a '/' at the end of one that "
+                        "is called like a shard"
+                    )
 
     __hash__ = Located.__hash__
 
@@ -168,8 +177,7 @@ class Shards(Located, frozen=True, forbid_unknown_fields=True, tag="Shards"):
         buckets: dict[tuple[str, str], Bucket | None] = {}
         found: list[Selection] = []
         for bucket, path, prefix in roots_of(uri):
-            address = path if bucket is None else prefix
-            if uri.endswith("/") or not address.endswith(self._endings):
+            if not self._is_shard(uri, bucket, path, prefix):
                 found.append(Selection(bucket, path, prefix, None, self._suffixes, self.recursive))
                 continue
             if bucket is None:
@@ -183,6 +191,17 @@ class Shards(Located, frozen=True, forbid_unknown_fields=True, tag="Shards"):
             own = Selection(buckets[root], root[1], "", tuple(names), (), self.recursive)
             found.append(own)
         return found
+
+    def _is_shard(self, uri: str, bucket: Bucket | None, path: str, prefix: str) -> bool:
+        """Return whether a root of a URI is a shard, and no place where shards are."""
+        address = path if bucket is None else prefix
+        return not uri.endswith("/") and address.endswith(self._endings)
+
+    def _anchored(self, uri: str) -> str:
+        anchored = super()._anchored(uri)
+        # Without it, a folder that is called like a shard would be taken for one.
+        is_folder = uri.endswith("/") and anchored.endswith(self._endings)
+        return f"{anchored}/" if is_folder else anchored
 
     def _more_facts(self) -> dict[str, Any]:
         defaults = {
@@ -201,6 +220,8 @@ def _fields(given: object) -> tuple[str, ...] | None:
         raise PlanError(f"fields={given!r} must be a list of names: write fields=[{given!r}]")
     if not isinstance(given, tuple | list) or not given:
         raise PlanError(f"fields={given!r} must be a list of names, of one at least; None for all")
+    if len(given) > MAX_FIELDS:
+        raise PlanError(f"fields has {len(given)} names, the limit is {MAX_FIELDS}")
     for field in given:
         if not isinstance(field, str) or not is_utf8(field):
             raise PlanError(f"fields has {field!r}, which is no name of a field")
@@ -208,15 +229,18 @@ def _fields(given: object) -> tuple[str, ...] | None:
             raise PlanError(f"fields has {field!r}: write it without the dot, {field[1:]!r}")
         if list(given).count(field) > 1:
             raise PlanError(f"fields has {field!r} twice: leave one out")
-    if len(given) > MAX_FIELDS:
-        raise PlanError(f"fields has {len(given)} names, the limit is {MAX_FIELDS}")
     return tuple(given)
 
 
 class _WithStreams(type(msgspec.Struct)):  # type: ignore[misc]
     """Takes streams as keyword arguments, whatever they are called."""
 
-    def __call__(cls, **given: Any) -> Any:  # noqa: ANN401 - what it makes
+    def __call__(cls, /, *unnamed: Any, **given: Any) -> Any:  # noqa: ANN401 - what it makes
+        if unnamed:
+            raise PlanError(
+                f"MultiShard has {unnamed[0]!r} without a name: give each stream as "
+                "name=Shards(uri)"
+            )
         options = {name: given.pop(name) for name in ("join", "length") if name in given}
         if "streams" in given and isinstance(given["streams"], Mapping):
             given = {**given.pop("streams"), **given}

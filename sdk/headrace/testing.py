@@ -62,7 +62,8 @@ class LedgerEntry(msgspec.Struct, frozen=True, kw_only=True):
     """Indices of the samples, in the order of delivery."""
 
     crc: int
-    """CRC-32 over (id, length, bytes) of every value, sample by sample."""
+    """CRC-32 over (id, length, bytes) of every value, sample by sample; the length is 2^64 - 1 for
+    one that is missing."""
 
 
 class Ledger:
@@ -127,8 +128,9 @@ def checksum(batch: Batch) -> int:
     rows = zip(*(batch[field] for field in batch.fields), strict=True)
     for index, row in zip(batch.indices.tolist(), rows, strict=True):
         for value in row:
-            crc = zlib.crc32(_SAMPLE.pack(index, len(value)), crc)
-            crc = zlib.crc32(value, crc)
+            length = m.MISSING if value is None else len(value)
+            crc = zlib.crc32(_SAMPLE.pack(index, length), crc)
+            crc = zlib.crc32(value or b"", crc)
     return crc
 
 

@@ -112,14 +112,17 @@ def _look_up(root: str, names: Sequence[str], progress: Callable[[int], None]) -
             facts = os.stat(path)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise ObjectMissingError(
-                path, f"file {path} is in names= and not there: check the name"
+                path, f"file {path} is given by its name and not there: check the name"
             ) from error
         except OSError as error:
             raise ObjectUnreadableError(
                 path, f"file {path} cannot be read: {error.strerror}"
             ) from error
         if not stat.S_ISREG(facts.st_mode):
-            raise ObjectUnreadableError(path, f"{path} is in names= and no file: leave it out")
+            folder = ", or write a '/' behind a folder" if stat.S_ISDIR(facts.st_mode) else ""
+            raise ObjectUnreadableError(
+                path, f"{path} is given by its name and no file: leave it out{folder}"
+            )
         entries.append((name.encode(), facts.st_size))
         if len(entries) % _PROGRESS_EVERY == 0:
             progress(len(entries))

@@ -120,7 +120,7 @@ def test_given_names_are_looked_up_in_their_order(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "told"),
-    [("z", "is in names= and not there"), ("b/x", "and not there"), ("a", "names= and no file")],
+    [("z", "by its name and not there"), ("b/x", "and not there"), ("a", "name and no file")],
 )
 def test_a_given_name_that_is_no_file_is_named(tmp_path: Path, name: str, told: str) -> None:
     write(tmp_path, {"a/x": b"123", "b": b"12"})
