@@ -254,7 +254,7 @@ def test_connections_that_are_closed_after_each_answer_are_no_trouble(way: str) 
 
 def test_objects_that_cannot_be_read_may_be_left_out(ais: Ais) -> None:
     """All others come, once; what is wrong with the store itself is never left out."""
-    gone, corrupt = NAMES[3], NAMES[11]
+    gone, corrupt, changed = NAMES[3], NAMES[11], NAMES[17]
     ais.fault(
         Status(404, "does not exist", "ErrNotFound"), target="any", path=f"b/{gone}", times=None
     )
@@ -263,7 +263,10 @@ def test_objects_that_cannot_be_read_may_be_left_out(ais: Ais) -> None:
 
     def requests() -> list[ReadRequest]:
         return [
-            request._replace(on_bad=partial(found.__setitem__, request.name))
+            request._replace(
+                on_bad=partial(found.__setitem__, request.name),
+                version=b"77" if request.name == changed else b"",
+            )
             for request in wanted(OBJECTS)
         ]
 
@@ -272,10 +275,13 @@ def test_objects_that_cannot_be_read_may_be_left_out(ais: Ais) -> None:
             asked = requests()
             await store.reader(bucket("ais://b")).read(asked)
             here = {name: value for name, value in values(asked).items() if name not in found}
-            assert here == {n: v for n, v in OBJECTS.items() if n not in (gone, corrupt)}
+            assert here == {
+                n: v for n, v in OBJECTS.items() if n not in (gone, corrupt, changed)
+            }
         assert {name: type(error) for name, error in found.items()} == {
             gone: ObjectMissingError,
             corrupt: ObjectCorruptError,
+            changed: ObjectChangedError,
         }
         for name in set(NAMES) - {gone, corrupt}:
             asked_for = [one for one in ais.requests if one.path.endswith(f"/b/{name}")]

@@ -246,14 +246,14 @@ class AisReader:
         """Go on with the objects whose first attempt failed, one after the other."""
         while (failure := await round_.next_failure()) is not None:
             exchange, outcome = failure
-            fault = await self._wires.after(exchange, outcome)
-            if fault is not None:
-                spent_s = time.perf_counter() - exchange.started_s
-                read = ObjectRead(self._ways, exchange.transfer, exchange.owner)
-                try:
+            try:
+                fault = await self._wires.after(exchange, outcome)
+                if fault is not None:
+                    spent_s = time.perf_counter() - exchange.started_s
+                    read = ObjectRead(self._ways, exchange.transfer, exchange.owner)
                     await read.run_on(fault, spent_s)
-                except ObjectError as error:
-                    leave_out(exchange.transfer.request, error)
+            except ObjectError as error:
+                leave_out(exchange.transfer.request, error)
 
 
 def _without_checksum(request: Request) -> Request:
