@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ from rich.console import Console
 from rich.filesize import decimal
 
 from headrace.manifest import compare
+from headrace.sources import Objects
 
 from ..errors import SettingsError
 from ..settings import Settings, load
@@ -53,7 +55,17 @@ def run(options: argparse.Namespace) -> int:
     if before is not None and not options.refresh:
         manifest, verb = before, "kept"
     else:
-        taken = take_inventory(settings, source, store)
+        try:
+            taken = take_inventory(settings, source, store)
+        except KeyboardInterrupt:
+            if isinstance(source, Objects):
+                raise
+            print(
+                "headrace index: interrupted; shards that were indexed are kept: run it again, and "
+                "it goes on there",
+                file=sys.stderr,
+            )
+            return 130
         manifest, verb = store.keep(source, taken), "listed"
     console.print(
         f"{verb} {source.location}: {_amount(manifest)}, {decimal(manifest.total_bytes)}, "

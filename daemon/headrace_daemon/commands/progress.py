@@ -40,6 +40,10 @@ class Line:
         told = f"{self._what}: {far}"
         self._progress.update(self._task, description=told, completed=done, total=total)
 
+    def say(self, text: str) -> None:
+        """Print a line that stays, on standard error."""
+        self._progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
 
 @contextmanager
 def working(what: str) -> Iterator[Line]:

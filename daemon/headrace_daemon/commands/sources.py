@@ -105,20 +105,27 @@ def current_manifest(settings: Settings, source: Source) -> Manifest:
 def list_aside(settings: Settings, source: Source) -> Manifest:
     """Take the inventory of a source, and keep nothing."""
     with tempfile.TemporaryDirectory(prefix="headrace-") as folder:
-        return take_inventory(settings, source, ManifestStore(Path(folder)))
+        known = Path(settings.daemon.state_dir)
+        return take_inventory(settings, source, ManifestStore(Path(folder)), known=known)
 
 
-def take_inventory(settings: Settings, source: Source, store: ManifestStore) -> Manifest:
+def take_inventory(
+    settings: Settings, source: Source, store: ManifestStore, *, known: Path | None = None
+) -> Manifest:
     """Take the inventory of a source, with a line of progress on a terminal.
 
     Args:
         settings: Say where the cluster is, if the source is a bucket.
         source: What to list, and to index where it has shards.
-        store: Where manifests and indexes are written.
+        store: Where manifests and indices are written.
+        known: Another state folder, whose indices are used too.
     """
     with working(f"reading {source.title}") as line:
 
         def tell(far: Progress) -> None:
+            if far.kind == "skipped":
+                line.say(far.text)
+                return
             line.show(far.text, done=far.done, total=far.total)
 
         if isinstance(source, Objects) and not source.has_bucket:
@@ -127,7 +134,8 @@ def take_inventory(settings: Settings, source: Source, store: ManifestStore) -> 
             )
 
         async def take(ais: AisStore, executor: Executor) -> Manifest:
-            return await Inventory(store, ais=ais, executor=executor, tell=tell).take(source)
+            inventory = Inventory(store, ais=ais, executor=executor, tell=tell, known=known)
+            return await inventory.take(source)
 
         return ask_store(settings, take)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakValueDictionary
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from .reader import Reader
     from .roots import Roots
     from .store import ManifestStore
+
+
+logger = logging.getLogger(__name__)
 
 
 class OpenSource(NamedTuple):
@@ -132,10 +136,18 @@ class Catalog:
     async def _find_in_store(self, source: Source, digest: str | None, tell: Tell) -> Manifest:
         loop = asyncio.get_running_loop()
         manifests = self._manifests
+
+        def tell_and_log(far: Progress) -> None:
+            if far.kind == "skipped":
+                logger.warning("%s source=%s", far.text, source.location)
+            tell(far)
+
         with _naming(source, manifests):
             manifest = await loop.run_in_executor(self._executor, manifests.find, source, digest)
             if manifest is None:
-                inventory = Inventory(manifests, ais=self._ais, executor=self._executor, tell=tell)
+                inventory = Inventory(
+                    manifests, ais=self._ais, executor=self._executor, tell=tell_and_log
+                )
                 taken = await inventory.take(source)
                 manifest = await loop.run_in_executor(self._executor, manifests.keep, source, taken)
         return _checked(source, manifest, digest)

@@ -6,7 +6,6 @@ nothing is sorted over their edges.  Memory is bounded by a piece, as in each li
 
 from __future__ import annotations
 
-import logging
 import tempfile
 from contextlib import contextmanager
 from functools import partial
@@ -20,7 +19,7 @@ from ..errors import ObjectError, SourceEmptyError
 from .local import list_folder
 from .progress import Progress, Tell, nobody
 from .readers import reader_of
-from .shards.indexstore import IndexStore
+from .shards.indexstore import IndexStore, Shard
 from .shards.join import join_streams
 from .shards.make import index_shards
 from .shards.policy import ShardPolicy
@@ -30,7 +29,7 @@ from .together import run_in_thread
 from .writer import ManifestWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from concurrent.futures import Executor
 
     from headrace.located import Located
@@ -41,10 +40,11 @@ if TYPE_CHECKING:
     from .ais.store import AisStore
     from .store import ManifestStore
 
-logger = logging.getLogger(__name__)
-
 _PIECE: Final = 1 << 14
 """Entries that are copied at a time."""
+
+_TOLD: Final = 100
+"""How often at most somebody is told how far an indexing is, and of shards that are left out."""
 
 
 def list_folders(
@@ -112,20 +112,29 @@ class Inventory:
     """Takes the inventory of sources.
 
     Args:
-        manifests: Where manifests and indexes are kept.
+        manifests: Where manifests and indices are kept.
         ais: The cluster that buckets are in.
         executor: Threads for listing folders, and for putting things together.
-        tell: Called, possibly from a thread, while it goes on.
+        tell: Called, possibly from a thread, while it goes on; at most some hundred times for each
+            list of shards.
+        known: Another state folder, whose indices are used and not changed.
     """
 
     def __init__(
-        self, manifests: ManifestStore, *, ais: AisStore, executor: Executor, tell: Tell = nobody
+        self,
+        manifests: ManifestStore,
+        *,
+        ais: AisStore,
+        executor: Executor,
+        tell: Tell = nobody,
+        known: Path | None = None,
     ) -> None:
         self._manifests = manifests
         self._root = manifests.folder
         self._ais = ais
         self._executor = executor
         self._tell = tell
+        self._known = known
 
     async def take(self, source: Source) -> Manifest:
         """Return what a source has now, stored among the manifests.
@@ -173,20 +182,23 @@ class Inventory:
     ) -> tuple[Manifest, Callable[[int], Members | None]]:
         """Return the table of shards as they are now, and what has the members of each."""
         shards = await run_in_thread(self._executor, partial(shards_of, source, table))
-        indices = await index_shards(
-            shards,
+        there = [shard for shard in shards if isinstance(shard, Shard)]
+
+        def progress(done: int, total: int, members: int) -> None:
+            if done % max(total // _TOLD, 1) == 0 or done == total:
+                self._tell(Progress("indexing", done, total, members, what))
+
+        made = await index_shards(
+            there,
             Divided(reader_of(source, self._ais, self._executor)),
-            IndexStore(self._manifests.root, ShardPolicy(links=source.links)),
+            IndexStore(self._manifests.root, ShardPolicy(links=source.links), known=self._known),
             executor=self._executor,
-            progress=lambda done, total, members: self._tell(
-                Progress("indexing", done, total, members, what)
-            ),
+            progress=progress,
             on_bad="skip" if source.on_bad_shard == "skip" else "fail",
         )
-        for index in indices:
-            if isinstance(index, ObjectError):
-                logger.warning("shard left out source=%s: %s", source.location, index)
-                self._tell(Progress("skipped", 1, what=f"shard left out: {index}"))
+        found = iter(made)
+        indices = [next(found) if isinstance(shard, Shard) else shard for shard in shards]
+        self._tell_bad([index for index in indices if isinstance(index, ObjectError)])
 
         def members_of(row: int) -> Members | None:
             index = indices[row]
@@ -195,6 +207,14 @@ class Inventory:
             return Members(index.all_names(), index.starts, index.sizes)
 
         return as_indexed(table, shards), members_of
+
+    def _tell_bad(self, errors: Sequence[ObjectError]) -> None:
+        """Tell which shards are left out: of many, how many more there are."""
+        for number, error in enumerate(errors[:_TOLD], 1):
+            self._tell(Progress("skipped", number, what=f"shard left out: {error}"))
+        if len(errors) > _TOLD:
+            more = f"{len(errors) - _TOLD} more shards left out"
+            self._tell(Progress("skipped", len(errors), what=more))
 
     @contextmanager
     def _aside(self) -> Iterator[Path]:

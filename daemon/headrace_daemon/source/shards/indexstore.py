@@ -115,6 +115,8 @@ class IndexStore:
         root: The state folder; made when it is needed.
         policy: That the indices are made by: those made by another one are others.
         clock: Seconds since the epoch.
+        known: Another state folder, whose indices are taken where there are none; nothing in it is
+            changed, and what cannot be read there counts as nothing.
     """
 
     def __init__(
@@ -122,11 +124,14 @@ class IndexStore:
         root: Path,
         policy: ShardPolicy = DEFAULT_POLICY,
         clock: Callable[[], float] = time.time,
+        *,
+        known: Path | None = None,
     ) -> None:
         self.folder = root / "shards"
         """Where the files are, in folders by the beginning of their names."""
         self.policy = policy
         self._clock = clock
+        self._known = None if known is None else known / "shards"
 
     def load(self, shard: Shard) -> ShardIndex | None:
         """Return the index of a shard; None if there is none that is whole.
@@ -145,12 +150,20 @@ class IndexStore:
                         os.utime(file.fileno(), (now, now))
             return ShardIndex.load(data, key, shard.size)
         except FileNotFoundError:
-            return None
+            return self._load_known(shard, key)
         except DamagedIndexError as error:
             logger.warning("index damaged shard=%s file=%s: %s", shard.name, path, error)
             return None
         except OSError as error:
             raise self._explain(shard, error) from error
+
+    def _load_known(self, shard: Shard, key: bytes) -> ShardIndex | None:
+        if self._known is None:
+            return None
+        with suppress(OSError, DamagedIndexError):
+            path = self._known / self._path(key).relative_to(self.folder)
+            return ShardIndex.load(path.read_bytes(), key, shard.size)
+        return None
 
     def keep(self, shard: Shard, index: ShardIndex) -> None:
         """Store the index of a shard, in place of one that is there.

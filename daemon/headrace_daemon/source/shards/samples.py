@@ -19,7 +19,7 @@ from ...errors import SamplesError, SourceEmptyError
 from .writer import SampleWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -62,26 +62,77 @@ def list_samples(
     if fields is None:
         fields = _fields_of(source, table, members_of)
     numbers = {field: number for number, field in enumerate(fields)}
+    seen = np.zeros(len(fields), dtype=bool)
+    num_left_out = 0
     with SampleWriter(root, fields, [0] * len(fields), table) as writer:
         for row in range(len(table)):
             members = members_of(row)
-            if members is not None:
-                _add_shard(source, table.name(row), row, members, numbers, writer)
+            if members is None:
+                num_left_out += 1
+            else:
+                seen |= _add_shard(source, table.name(row), row, members, numbers, writer)
             writer.end_shard()
             progress(writer.num_entries)
-        if not writer.num_entries:
-            raise SourceEmptyError(
+        if num_left_out == len(table):
+            raise SamplesError(
                 source.location,
-                f"the {len(table)} shards of {source.location} have no sample: a sample has a name "
-                "with a dot in its last component, as in 000.jpg",
+                f"none of the {num_left_out} shards of {source.location} can be indexed, and "
+                "on_bad_shard='skip' leaves them all out: index one with on_bad_shard='error' to "
+                "see why",
             )
+        if not seen.all():
+            raise _no_such_field(source, table, members_of, fields[int(np.argmin(seen))])
         return writer.finish()
+
+
+def _no_such_field(
+    source: Shards, table: Manifest, members_of: Callable[[int], Members | None], field: str
+) -> SamplesError | SourceEmptyError:
+    """Return the error about a field that no sample has, with those that there are."""
+    known = _fields_found(source, table, members_of)
+    if not known:
+        return SourceEmptyError(
+            source.location,
+            f"no sample in the {len(table)} shard(s) of {source.location}: a sample has a name "
+            "with a dot in its last component, as in 000.jpg",
+        )
+    hint = ""
+    if source.rule == "webdataset" and source.lowercase and field != field.lower():
+        hint = " in lower case (or see lowercase=)"
+    return SamplesError(
+        source.location,
+        f"no sample of {source.location} has field {field!r}: give some of these to fields="
+        f"{hint}: {_listed(known)}",
+    )
+
+
+def _listed(fields: Iterable[str]) -> str:
+    names = sorted(fields)
+    return ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
 
 
 def _fields_of(
     source: Shards, table: Manifest, members_of: Callable[[int], Members | None]
 ) -> tuple[str, ...]:
-    """Return the fields that any sample has, in alphabetical order."""
+    """Return the fields that any sample has, in alphabetical order; a made-up one if there is none.
+
+    Raises:
+        SamplesError: If there are too many.
+    """
+    found = _fields_found(source, table, members_of)
+    if len(found) > MAX_FIELDS:
+        raise SamplesError(
+            source.location,
+            f"the samples of {source.location} have more than {MAX_FIELDS} fields "
+            f"({_listed(found)}): name those that you want with fields=",
+        )
+    return tuple(sorted(found)) or ("",)
+
+
+def _fields_found(
+    source: Shards, table: Manifest, members_of: Callable[[int], Members | None]
+) -> set[str]:
+    """Return the fields that any sample has; some of them where there are too many."""
     found: set[str] = set()
     for row in range(len(table)):
         members = members_of(row)
@@ -93,12 +144,8 @@ def _fields_of(
             if split is not None:
                 found.add(split.field)
         if len(found) > MAX_FIELDS:
-            raise SamplesError(
-                source.location,
-                f"the samples of {source.location} have more than {MAX_FIELDS} fields "
-                f"({', '.join(sorted(found)[:_SHOWN])}, …): name those that you want with fields=",
-            )
-    return tuple(sorted(found)) or ("",)
+            break
+    return found
 
 
 def _add_shard(
@@ -108,8 +155,8 @@ def _add_shard(
     members: Members,
     numbers: dict[str, int],
     writer: SampleWriter,
-) -> None:
-    """Append the samples of one shard."""
+) -> NDArray[np.bool_]:
+    """Append the samples of one shard, and return which fields any of them has, bool[F]."""
     try:
         samples = group_members(members.names, source.rule, lowercase=source.lowercase, shard=shard)
     except MemberError as error:
@@ -121,18 +168,18 @@ def _add_shard(
             number = numbers.get(field)
             if number is not None:
                 where[place, number] = member
-    keys = [sample.key.encode() for sample in samples]
     is_absent = where < 0
     has_any = ~is_absent.all(axis=1)
     if not has_any.all():
-        keys = [keys[place] for place in np.flatnonzero(has_any).tolist()]
+        samples = [samples[place] for place in np.flatnonzero(has_any).tolist()]
         where, is_absent = where[has_any], is_absent[has_any]
+    keys = [sample.key.encode() for sample in samples]
     if source.missing == "error" and is_absent.any():
         place, number = np.argwhere(is_absent)[0].tolist()
         raise SamplesError(
             f"{source.location} {shard}",
-            f"sample {keys[place].decode()!r} of shard {shard!r} lacks field "
-            f"{list(numbers)[number]!r}: name the fields that all samples have with fields=, or "
+            f"sample {samples[place].key!r} of shard {shard!r} lacks field "
+            f"{list(numbers)[number]!r} (it has {_listed(samples[place].members)}): name the fields that all samples have with fields=, or "
             "say what such a sample has with missing='none' or missing='empty'",
         )
     absent = 0 if source.missing == "empty" else ABSENT
@@ -140,3 +187,5 @@ def _add_shard(
     lengths = np.where(is_absent, np.int64(absent), members.sizes[where])
     shards = np.full((len(keys), 1), row, dtype=np.uint32)
     writer.add(keys, starts, lengths, shards)
+    has: NDArray[np.bool_] = ~is_absent.all(axis=0)
+    return has

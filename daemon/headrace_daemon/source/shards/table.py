@@ -9,7 +9,7 @@ import numpy as np
 
 from headrace.manifest import Manifest
 
-from ...errors import ObjectChangedError, ObjectUnreadableError
+from ...errors import ObjectChangedError, ObjectError, ObjectUnreadableError
 from ..roots import Roots
 from .indexstore import Shard
 
@@ -21,15 +21,17 @@ if TYPE_CHECKING:
     from ..reader import RangeRequest, Reader
 
 
-def shards_of(source: Shards, table: Manifest) -> list[Shard]:
+def shards_of(source: Shards, table: Manifest) -> list[Shard | ObjectError]:
     """Return what identifies each shard of a listing; looks at those that are files.
 
+    In the place of a file that is gone, or has changed since it was listed, stands an error.
+
     Raises:
-        ObjectError: If a file is gone, or has changed since it was listed.
+        ObjectError: That error, where a bad shard is not to be left out.
     """
     roots = {selection.label: selection for selection in source.selections}
     indices = np.arange(len(table), dtype=np.uint64)
-    shards: list[Shard] = []
+    shards: list[Shard | ObjectError] = []
     for name, size, checksum, version in zip(
         table.names_of(indices),
         table.sizes.tolist(),
@@ -39,11 +41,17 @@ def shards_of(source: Shards, table: Manifest) -> list[Shard]:
     ):
         label, _, rest = name.partition("/")
         root, own = (roots[""], name) if "" in roots else (roots[label], rest)
-        if root.bucket is not None:
-            shard = Shard.of_object(root.root, own, size, checksum, version)
+        try:
+            if root.bucket is not None:
+                shard = Shard.of_object(root.root, own, size, checksum, version)
+            else:
+                shard = _of_file(own, Path(root.path, own), size)
+        except ObjectError as error:
+            if source.on_bad_shard == "error":
+                raise
+            shards.append(error)
         else:
-            shard = _of_file(own, Path(root.path, own), size)
-        shards.append(shard._replace(name=name))
+            shards.append(shard._replace(name=name))
     return shards
 
 
@@ -63,9 +71,11 @@ def _of_file(name: str, path: Path, size: int) -> Shard:
     return shard
 
 
-def as_indexed(table: Manifest, shards: Sequence[Shard]) -> Manifest:
+def as_indexed(table: Manifest, shards: Sequence[Shard | ObjectError]) -> Manifest:
     """Return a table with the versions that its shards had when they were indexed."""
-    versions = np.array([shard.version for shard in shards], dtype=np.bytes_)
+    versions = np.array(
+        [shard.version if isinstance(shard, Shard) else b"" for shard in shards], dtype=np.bytes_
+    )
     if not versions.any():
         return table
     return Manifest(table.sizes, table.offsets, table.names, table.checksums, versions)
