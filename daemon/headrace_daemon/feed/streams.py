@@ -214,7 +214,13 @@ def is_allowed(selection: Selection, entries: Sequence[str]) -> bool:
         # Links count as what they point to.
         path = os.path.realpath(selection.path)
         roots = [os.path.realpath(one.path) for one in allowed if one.bucket is None]
-        return _is_below(path, roots)
+        return _is_below(path, roots) or (
+            selection.names is not None
+            and all(
+                _is_below(os.path.realpath(os.path.join(path, name)), roots)
+                for name in selection.names
+            )
+        )
     roots = [one.bucket.uri for one in allowed if one.bucket is not None]
     return _is_below(bucket.uri, roots) or (
         selection.names is not None

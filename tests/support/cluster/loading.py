@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
@@ -67,7 +68,8 @@ async def _put_each(
 
 async def _put(session: aiohttp.ClientSession, url: URL, content: bytes, status: int) -> str:
     """Send one request and return the location in its answer; empty without one."""
-    async with session.put(url, data=content, allow_redirects=False) as response:
+    # A stream, since aiohttp warns of large bytes; it is sent from its beginning, once.
+    async with session.put(url, data=io.BytesIO(content), allow_redirects=False) as response:
         text = await response.text()
         if response.status != status:
             raise ClusterError(f"PUT {url} was answered with {response.status}: {text}")
