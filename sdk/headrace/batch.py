@@ -128,9 +128,9 @@ class Batch:
 def samples_of(
     keys: Sequence[str], columns: Mapping[str, Sequence[Any]]
 ) -> Iterator[tuple[str, Any]]:
-    """Yield samples as users know them.
+    """Return samples as users know them.
 
-    That is ``(name, bytes)`` where the only field is ``data``, else ``(name, {field: bytes})``.
+    ``(name, bytes)`` where the only field is ``data``, else ``(name, {field: bytes})``.
     """
     if list(columns) == ["data"]:
         return zip(keys, columns["data"], strict=True)

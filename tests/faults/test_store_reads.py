@@ -275,9 +275,7 @@ def test_objects_that_cannot_be_read_may_be_left_out(ais: Ais) -> None:
             asked = requests()
             await store.reader(bucket("ais://b")).read(asked)
             here = {name: value for name, value in values(asked).items() if name not in found}
-            assert here == {
-                n: v for n, v in OBJECTS.items() if n not in (gone, corrupt, changed)
-            }
+            assert here == {n: v for n, v in OBJECTS.items() if n not in (gone, corrupt, changed)}
         assert {name: type(error) for name, error in found.items()} == {
             gone: ObjectMissingError,
             corrupt: ObjectCorruptError,

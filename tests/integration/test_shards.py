@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from headrace.plans import Plan
-    from tests.support.shardset import ShardSet
 
 WHOLE = shard_set()
 FEW = shard_set(SMALL, max_bytes=300, seed=1)
@@ -125,7 +124,10 @@ def test_shards_and_objects_are_parts_of_one_stream(place: Place, kind: str) -> 
     other = Objects(place.other)
     plan: Plan
     if kind == "chain":
-        parts = {"s": ShardShuffled(batch_size=8, seed=1), "o": Link(Shuffled(batch_size=5), other)}
+        parts: dict[str, Any] = {
+            "s": ShardShuffled(batch_size=8, seed=1),
+            "o": Link(Shuffled(batch_size=5), other),
+        }
         plan = Chain(plans=parts, mode="interleave")
     else:
         plan = Interleaved(
@@ -135,7 +137,8 @@ def test_shards_and_objects_are_parts_of_one_stream(place: Place, kind: str) -> 
         )
     with place.dataset(place.few(plan)) as dataset:
         length = len(dataset)
-        assert len(batches := list(dataset)) == length
+        batches = list(dataset)
+        assert len(batches) == length
     shards = [batch for batch in batches if batch.meta["stream"] != "o"]
     objects = [batch for batch in batches if batch.meta["stream"] == "o"]
     assert sorted(FEW.check(shards)) == list(range(FEW.length))

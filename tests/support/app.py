@@ -121,8 +121,7 @@ class AppThread:
             daemon=DaemonSettings(
                 socket=self.socket,
                 memory=memory,
-                state_dir=str(self.folder / "state"),
-                **settings,
+                **{"state_dir": str(self.folder / "state"), **settings},
             ),
             fetch=FetchSettings(max_in_flight=max_in_flight),
             trust=TrustSettings(allow_sources=("*",)),

@@ -19,7 +19,8 @@ import numpy as np
 from headrace.batch import Batch
 from headrace.plans import Data
 from headrace.plans.engine import BoundPlan, next_batch
-from headrace.sources import Shards, Stream
+from headrace.shards import Shards
+from headrace.sources import Stream
 from headrace.testing import Ledger
 from headrace.topology import Topology
 

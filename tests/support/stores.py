@@ -17,6 +17,7 @@ from .standin import StandIn
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from .cluster import Cluster
 
@@ -60,6 +61,11 @@ class Store:
     def daemon(self, **options: str) -> AppThread:
         settings = StoreSettings(endpoints=(self.endpoint,), **options)  # type: ignore[arg-type]
         return AppThread().configure(store=settings)
+
+    def daemon_at(self, state_dir: Path) -> AppThread:
+        """Return a daemon with a state folder that stays."""
+        app = AppThread(state_dir=str(state_dir))
+        return app.configure(store=StoreSettings(endpoints=(self.endpoint,)))
 
     def as_the_sdk_has_it(self, prefix: str = "") -> dict[str, bytes]:
         """Return the objects as the SDK lists and reads them."""

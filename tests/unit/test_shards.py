@@ -316,7 +316,7 @@ def test_what_is_no_stream_is_refused(streams: dict[str, Any], told: str) -> Non
 
 def test_a_stream_without_a_name_is_refused() -> None:
     with pytest.raises(PlanError, match="without a name: give each stream as name=Shards"):
-        MultiShard(IMAGES)
+        MultiShard(IMAGES)  # type: ignore[call-arg, arg-type]
 
 
 @pytest.mark.parametrize(

@@ -60,10 +60,9 @@ def run(options: argparse.Namespace) -> int:
         except KeyboardInterrupt:
             if isinstance(source, Objects):
                 raise
-            print(
+            sys.stderr.write(
                 "headrace index: interrupted; shards that were indexed are kept: run it again, and "
-                "it goes on there",
-                file=sys.stderr,
+                "it goes on there\n"
             )
             return 130
         manifest, verb = store.keep(source, taken), "listed"

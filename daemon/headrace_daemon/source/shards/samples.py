@@ -70,7 +70,8 @@ def list_samples(
             if members is None:
                 num_left_out += 1
             else:
-                seen |= _add_shard(source, table.name(row), row, members, numbers, writer)
+                own = _add_shard(source, table.name(row), row, members, numbers, writer)
+                np.logical_or(seen, own, out=seen)
             writer.end_shard()
             progress(writer.num_entries)
         if num_left_out == len(table):
@@ -179,7 +180,8 @@ def _add_shard(
         raise SamplesError(
             f"{source.location} {shard}",
             f"sample {samples[place].key!r} of shard {shard!r} lacks field "
-            f"{list(numbers)[number]!r} (it has {_listed(samples[place].members)}): name the fields that all samples have with fields=, or "
+            f"{list(numbers)[number]!r} (it has {_listed(samples[place].members)}): "
+            f"name the fields that all samples have with fields=, or "
             "say what such a sample has with missing='none' or missing='empty'",
         )
     absent = 0 if source.missing == "empty" else ABSENT
@@ -187,5 +189,5 @@ def _add_shard(
     lengths = np.where(is_absent, np.int64(absent), members.sizes[where])
     shards = np.full((len(keys), 1), row, dtype=np.uint32)
     writer.add(keys, starts, lengths, shards)
-    has: NDArray[np.bool_] = ~is_absent.all(axis=0)
+    has: NDArray[np.bool_] = np.logical_or.reduce(~is_absent, axis=0)
     return has

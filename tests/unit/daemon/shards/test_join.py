@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -56,7 +57,7 @@ def joined(
         name: stream_of(root.parent / "streams", number, shards, (fields or {}).get(name, ["x"]))
         for number, (name, shards) in enumerate(streams.items())
     }
-    named = {name: Shards(f"ais://{number}/") for number, name in enumerate(streams)}
+    named: Any = {name: Shards(f"ais://{number}/") for number, name in enumerate(streams)}
     return join_streams(MultiShard(**named, **options), made, root)
 
 
@@ -80,7 +81,7 @@ def shown(manifest: Manifest) -> list[tuple[str, ...]]:
 
 def bounds(manifest: Manifest) -> list[int]:
     assert manifest.bounds is not None
-    return manifest.bounds.tolist()
+    return list(map(int, manifest.bounds))
 
 
 def refusal(root: Path, streams: Mapping[str, Stream], **options: Any) -> str:  # noqa: ANN401
@@ -218,7 +219,7 @@ def cut(draw: st.DrawFn, keys: Sequence[str]) -> Stream:
     """Return keys in shards of any size, some of them empty."""
     marks = sorted(draw(st.lists(st.integers(0, len(keys)), max_size=4)))
     edges = [0, *marks, len(keys)]
-    return [list(keys[start:stop]) for start, stop in zip(edges, edges[1:], strict=False)]
+    return [list(keys[start:stop]) for start, stop in pairwise(edges)]
 
 
 @st.composite

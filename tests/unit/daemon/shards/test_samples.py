@@ -19,6 +19,8 @@ from headrace_daemon.source.shards.samples import Members, list_samples
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from headrace.members import MemberRule
+
 Names = list[list[str] | None]
 """Names of the members of each shard; None for one that is left out."""
 
@@ -68,7 +70,7 @@ def shown(manifest: Manifest) -> list[tuple[Any, ...]]:
 
 def bounds(manifest: Manifest) -> list[int]:
     assert manifest.bounds is not None
-    return manifest.bounds.tolist()
+    return list(map(int, manifest.bounds))
 
 
 def refusal(root: Path, shards: Names, **options: Any) -> str:  # noqa: ANN401
@@ -240,7 +242,7 @@ NAMES = st.builds(
 )
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_samples_are_those_of_the_rule_with_each_value_where_its_member_is(
-    tmp_path: Path, shards: Names, fields: list[str] | None, rule: Any, missing: str
+    tmp_path: Path, shards: Names, fields: list[str] | None, rule: MemberRule, missing: str
 ) -> None:
     options = {"fields": fields, "rule": rule, "missing": missing}
     try:
@@ -251,7 +253,7 @@ def test_samples_are_those_of_the_rule_with_each_value_where_its_member_is(
         return
     all_fields = sorted({field for group in groups for one in group for field in one.members})
     taken = all_fields if fields is None else fields
-    expected = [
+    expected: list[tuple[Any, ...]] = [
         (
             one.key,
             row,
