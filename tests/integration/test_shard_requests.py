@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import re
+import select
+import signal
+import subprocess
 from collections import Counter
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
@@ -12,10 +17,10 @@ import pytest
 from headrace import DaemonDataset, MultiShard, Shards, Stream
 from headrace.plans import Interleaved, Limits, Sequential, ShardShuffled, Shuffled
 from headrace_daemon.source.shards.ranges import GAP_BYTES, RANGE_BYTES
-from tests.support.commands import headrace_here
+from tests.support.commands import DEADLINE_S, HEADRACE, environment, headrace_here
 from tests.support.shards import tar_of
 from tests.support.shardset import SMALL, payload, shard_set, stream_of
-from tests.support.standin import StandIn
+from tests.support.standin import Stall, StandIn
 from tests.support.stores import Store
 
 if TYPE_CHECKING:
@@ -133,7 +138,7 @@ def test_an_index_reads_headers_only_and_those_once(store: Store, tmp_path: Path
     assert asked(store) == []
 
 
-def index(store: Store, state: Path, *arguments: str) -> str:
+def config(store: Store, state: Path) -> Path:
     path = state.parent / "headrace.toml"
     path.write_text(
         f'[store]\nendpoints = ["{store.endpoint}"]\n[daemon]\nstate_dir = "{state}"\n'
@@ -141,6 +146,11 @@ def index(store: Store, state: Path, *arguments: str) -> str:
         f'source = {{ type = "Shards", uri = "{store.uri()}", missing = "none" }}\n'
         'plan = { type = "Sequential", batch_size = 10 }\n'
     )
+    return path
+
+
+def index(store: Store, state: Path, *arguments: str) -> str:
+    path = config(store, state)
     done = headrace_here(*(arguments or ("index",)), "--config", path, "--stream", "train")
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
@@ -255,3 +265,83 @@ def go_on(store: Store, app: AppThread, stream: Stream, state: dict[str, object]
     assert {one.name for one in ranges} == {"s-005.tar"}
     assert rows[0] == FEW.bounds[5]
     assert num_bytes(ranges) < length
+
+
+# ---- what people see -----------------------------------------------------------------------------
+
+
+def test_an_interrupted_index_goes_on_where_it_was(store: Store, tmp_path: Path) -> None:
+    """On a terminal there is a bar; Ctrl-C loses nothing that was indexed."""
+    shards = FEW.shards()
+    store.put(shards)
+    assert isinstance(store.server, StandIn)
+    stalled = "s-004.tar"
+    fault = store.server.fault(Stall(0), target="any", path=f"{store.bucket}/{stalled}", times=None)
+    config(store, tmp_path / "state")
+    ours, theirs = os.openpty()
+    os.set_blocking(ours, False)
+    command = [*HEADRACE, "index", "--config", str(tmp_path / "headrace.toml"), "--stream", "train"]
+    env = environment(TERM="xterm", COLUMNS="200")
+    with subprocess.Popen(command, stderr=theirs, stdout=subprocess.PIPE, env=env) as process:
+        os.close(theirs)
+        # What is asked of the same target may stand behind the one that stalls.
+        seen = read_until(ours, rb"[1-5] of 6 shards indexed")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(DEADLINE_S) == 130
+        assert process.stdout is not None
+        assert process.stdout.read() == b""
+        seen += read_until(ours, None)
+    os.close(ours)
+    assert "━".encode() in seen, "a bar"
+    assert b"shards that were indexed are kept: run it again, and it goes on there" in seen
+    assert b"Traceback" not in seen
+    fault.cancel()
+    asked(store)
+    kept = len(list((tmp_path / "state").rglob("*.idx")))
+    told = index(store, tmp_path / "state")
+    assert told.startswith("listed")
+    again = {one.name for one in asked(store)}
+    assert stalled in again
+    assert len(again) == len(shards) - kept < len(shards)
+    assert not list((tmp_path / "state").rglob(".writing-*"))
+
+
+def read_until(terminal: int, words: bytes | None) -> bytes:
+    """Return what is shown up to some words, or up to the end."""
+    seen = b""
+    while words is None or not re.search(words, seen):
+        ready, _, _ = select.select([terminal], [], [], DEADLINE_S)
+        assert ready, f"{words!r} was not shown, but {seen!r}"
+        try:
+            seen += os.read(terminal, 1 << 16)
+        except OSError:  # all writers are gone
+            assert words is None, f"{words!r} was not shown, but {seen!r}"
+            return seen
+    return seen
+
+
+def test_a_trainer_that_waits_hears_how_far_it_is(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not of each shard, where there are many."""
+    caplog.set_level(logging.INFO, "headrace")
+    one = tar_of([("a.jpg", b"1")])
+    store.put({f"{number:04}.tar": one for number in range(299)} | {"bad.tar": b"x" * 700})
+    stream = stream_of(store.uri(), Sequential(batch_size=300), on_bad_shard="skip")
+    with store.daemon() as app:
+        dataset = open_one(app, stream)
+        next(iter(dataset))
+        dataset.close()
+    told = [record.message for record in caplog.records if record.name.startswith("headrace.")]
+    far = [text for text in told if "shards indexed" in text]
+    assert any("150 of 300 shards indexed, " in text for text in far)
+    assert "300 of 300 shards indexed, 299 members" in far[-1]
+    assert len(far) == 100
+    (left_out,) = (text for text in told if "left out" in text)
+    assert left_out.startswith("shard left out: shard bad.tar, byte 0")
+    (logged,) = (
+        record.message
+        for record in caplog.records
+        if record.name.startswith("headrace_daemon") and "left out" in record.message
+    )
+    assert f"source={store.uri()}" in logged
