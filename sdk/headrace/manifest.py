@@ -9,7 +9,8 @@ Layout of ``<root>/<digest>/``: ``header.json``, ``sizes.npy`` (i64[n]), ``offse
 ``checksums.npy`` and ``versions.npy`` (S[n], ASCII, empty where unknown).  Versions are what the
 store calls them; they are not part of the digest, since storing the same bytes again changes them.
 Samples that lie in shards have more columns (`headrace.placement`); a sample's size is the sum of
-those of its values then, and its name is its key, which need not be unique.
+those of its values then, and its name is its key, which need not be unique.  Versions of shards are
+not kept with them: those of files are times, which copies of the same data do not have in common.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from typing import IO, TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 
 from .errors import ManifestMismatchError
-from .placement import TABLE_FOLDER, Placement
+from .placement import Placement
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -40,8 +41,7 @@ _LABEL: Final = b"headrace.manifest.v1"
 COLUMNS: Final = ("sizes", "offsets", "names")
 OPTIONAL: Final = ("checksums", "versions")
 
-# What numpy raises for a damaged file; the last ones for one that is empty or has a bad header.
-_UNREADABLE: Final = (
+UNREADABLE: Final = (
     OSError,
     ValueError,
     IndexError,
@@ -50,6 +50,7 @@ _UNREADABLE: Final = (
     SyntaxError,
     tokenize.TokenError,
 )
+"""What numpy raises for a damaged file; the last ones for one that is empty or has a bad header."""
 
 
 class Entry(NamedTuple):
@@ -81,6 +82,7 @@ class Manifest:
     __slots__ = (
         "__weakref__",
         "_extent",
+        "_origin",
         "blocks",
         "checksums",
         "digest",
@@ -107,6 +109,7 @@ class Manifest:
         self.versions = versions  # S[n], likewise
         self.placement = placement  # None for whole objects
         self._extent: Extent | None = None
+        self._origin: Manifest | None = None  # keeps alive what this is a copy of
         self.digest, self.blocks = _digests(sizes, offsets, names, checksums, placement)
 
     @classmethod
@@ -162,6 +165,32 @@ class Manifest:
         if self.placement is None:
             return self.sizes[indices][np.newaxis]
         return self.placement.lengths[indices].T
+
+    def with_versions(self, versions: NDArray[np.bytes_] | None) -> Manifest:
+        """Return a manifest with other versions, which shares all else and has the same digest."""
+        copy = self._copy()
+        copy.versions = versions
+        return copy
+
+    def with_shard_versions(self, versions: NDArray[np.bytes_] | None) -> Manifest:
+        """Return a manifest whose shards have other versions; samples must lie in shards.
+
+        Args:
+            versions: By row of the table of shards.
+        """
+        assert self.placement is not None, "samples lie in shards"
+        copy = self._copy()
+        table = self.placement.table.with_versions(versions)
+        copy.placement = self.placement._replace(table=table)
+        return copy
+
+    def _copy(self) -> Manifest:
+        copy = object.__new__(Manifest)
+        for name in self.__slots__:
+            if name != "__weakref__":
+                setattr(copy, name, getattr(self, name))
+        copy._origin = self
+        return copy
 
     @property
     def total_bytes(self) -> int:
@@ -231,8 +260,6 @@ class Manifest:
 
     def _renew_versions(self, folder: Path) -> None:
         """Store the versions in the folder of this manifest where those there are older ones."""
-        if self.placement is not None:
-            self.placement.table._renew_versions(folder / TABLE_FOLDER)
         if self.versions is None:
             return
         path = folder / "versions.npy"
@@ -255,7 +282,7 @@ class Manifest:
             raise FileNotFoundError(os.fspath(folder))
         try:
             manifest = cls.map(folder)
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             raise ManifestMismatchError(
                 f"the manifest files in {folder} cannot be read ({error}): remove that folder, it "
                 "is made anew"
@@ -272,7 +299,7 @@ class Manifest:
         """Map the columns in a folder, whatever its name.
 
         Raises:
-            OSError, ValueError, TypeError, …: If they cannot be read (see `_UNREADABLE`).
+            OSError, ValueError, TypeError, …: If they cannot be read (see `UNREADABLE`).
         """
         columns = {}
         for column in (*COLUMNS, *OPTIONAL):

@@ -8,7 +8,8 @@ Layout in the folder of a manifest: ``fields.json`` (names of the F fields, and 
 it comes from), ``starts.npy`` (u64[n, F], where a value begins in its shard), ``lengths.npy``
 (i64[n, F], bytes; -1 where a sample has none), ``shards.npy`` (u32[n, K], rows of the table),
 ``bounds.npy`` (u64[S + 1], where the samples of each shard of the first stream begin, and the
-number of samples), ``table/`` (the columns of the manifest of all shards, stream by stream).
+number of samples), ``table/`` (the columns of the manifest of all shards, stream by stream, without
+their versions).
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ class Placement(NamedTuple):
         for name in COLUMNS:
             np.save(folder / f"{name}.npy", getattr(self, name))
         write_fields(folder, self.fields, self.streams)
-        self.table.write(folder / TABLE_FOLDER)
+        write_table(folder, self.table)
 
     @classmethod
     def map(cls, folder: Path, length: int) -> Placement | None:
@@ -115,6 +116,11 @@ class Placement(NamedTuple):
             or int(self.bounds[-1]) != length
         ):
             raise TypeError("the columns of samples in shards do not fit each other")
+
+
+def write_table(folder: Path, table: Manifest) -> None:
+    """Write the columns of all shards, without their versions."""
+    table.with_versions(None).write(folder / TABLE_FOLDER)
 
 
 def write_fields(folder: Path, fields: tuple[str, ...], streams: tuple[int, ...]) -> None:

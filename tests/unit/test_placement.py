@@ -114,16 +114,20 @@ def test_whatever_says_where_values_lie_changes_the_digest() -> None:
     assert len(digests) == 1 + len(others) + 1
 
 
-def test_versions_of_shards_do_not_count_and_are_renewed(tmp_path: Path) -> None:
+def test_versions_of_shards_do_not_count_and_are_not_kept(tmp_path: Path) -> None:
     old = placed(table=table(4096, 2048, 4096, versions=b"1"))
     new = placed(table=table(4096, 2048, 4096, versions=b"two"))
     assert old.digest == new.digest == placed().digest
-    for manifest, version in ((old, b"1"), (new, b"two"), (placed(), b"two")):
+    for manifest in (old, new):
         manifest.save(tmp_path)
-        placement = Manifest.load(tmp_path, old.digest).placement
-        assert placement is not None
-        assert placement.table.versions is not None
-        assert placement.table.versions.tolist() == [version] * 3
+        again = Manifest.load(tmp_path, old.digest)
+        assert again.placement is not None
+        assert again.placement.table.versions is None
+        given = again.with_shard_versions(np.array([b"x", b"", b"z"]))
+        assert_equal(given, manifest)
+        assert given.placement is not None
+        assert given.placement.table.versions_of(np.arange(3, dtype=np.uint64)) == [b"x", b"", b"z"]
+        assert again.placement.table.versions is None, "the other one stays as it is"
 
 
 @given(

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Final
 from weakref import WeakValueDictionary
 
 import msgspec
+import numpy as np
 
-from headrace.manifest import Manifest, written_aside
+from headrace.manifest import UNREADABLE, Manifest, written_aside
 from headrace.plans.data import combined_digest
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ class ManifestStore:
         """Where the manifests are, by digest."""
         self._sources = root / "sources"
         self._combined = root / "combined"
+        # Versions of the shards of a source, for each manifest that it has had.
+        self._versions = root / "versions"
         # Loaded manifests that somebody still uses, and what guards them.
         self._loaded: WeakValueDictionary[str, Manifest] = WeakValueDictionary()
         self._lock = Lock()
@@ -51,7 +54,7 @@ class ManifestStore:
     def current(self, source: Source) -> Manifest | None:
         """Return the manifest of a source as last listed, or None if it never was."""
         try:
-            return self.load(self._listed(source)[0])
+            return self._load_of(source, self._listed(source)[0])
         except (IndexError, FileNotFoundError):
             return None
 
@@ -69,8 +72,47 @@ class ManifestStore:
         """
         if digest is not None and self.has_had(source, digest):
             with suppress(FileNotFoundError):
-                return self.load(digest)
+                return self._load_of(source, digest)
         return self.current(source)
+
+    def _load_of(self, source: Source, digest: str) -> Manifest:
+        """Return a manifest as a source has it: with the versions that its shards have there.
+
+        Copies of the same shards have one manifest, and other versions.
+
+        Raises:
+            FileNotFoundError: If it is not in the store, or the versions are not or are damaged.
+            ManifestMismatchError: If its files are damaged.
+        """
+        manifest = self.load(digest)
+        if manifest.placement is None:
+            return manifest
+        path = self._versions_path(source, digest)
+        try:
+            # Read each time: another process may have listed the source anew.
+            versions = np.load(path, allow_pickle=False)
+        except FileNotFoundError:
+            raise
+        except UNREADABLE as error:
+            raise FileNotFoundError(path) from error
+        if versions.dtype.kind != "S" or versions.shape != (len(manifest.placement.table),):
+            raise FileNotFoundError(path)
+        return manifest.with_shard_versions(versions if versions.any() else None)
+
+    def _keep_versions(self, source: Source, manifest: Manifest) -> None:
+        if manifest.placement is None:
+            return
+        table = manifest.placement.table
+        versions = table.versions
+        if versions is None:
+            versions = np.zeros(len(table), dtype="S1")
+        path = self._versions_path(source, manifest.digest)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with written_aside(path) as aside:
+            np.save(aside, versions)
+
+    def _versions_path(self, source: Source, digest: str) -> Path:
+        return self._versions / f"{self._pointer(source).stem}-{digest}.npy"
 
     def load(self, digest: str) -> Manifest:
         """Return a manifest by its digest.
@@ -89,6 +131,7 @@ class ManifestStore:
     def keep(self, source: Source, manifest: Manifest) -> Manifest:
         """Store a manifest as the current one of a source; return it as mapped from its files."""
         manifest.save(self.folder)
+        self._keep_versions(source, manifest)
         pointer = self._pointer(source)
         pointer.parent.mkdir(parents=True, exist_ok=True)
         content = {
@@ -98,7 +141,7 @@ class ManifestStore:
         }
         with written_aside(pointer) as aside:
             aside.write(f"{json.dumps(content, indent=1)}\n".encode())
-        return self.load(manifest.digest)
+        return self._load_of(source, manifest.digest)
 
     def keep_combined(self, digests: Mapping[str, str]) -> None:
         """Note which manifests a stream of several sources has: a cursor names all as one.

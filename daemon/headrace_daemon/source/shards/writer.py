@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from headrace.placement import TABLE_FOLDER, write_fields
+from headrace.placement import write_fields, write_table
 
 from ..writer import ManifestWriter
 
@@ -46,7 +46,7 @@ class SampleWriter(ManifestWriter):
             self._bounds = self._column("bounds", np.uint64)
             self._bounds.append(np.zeros(1, dtype=np.uint64))
             write_fields(self._folder, self._fields, self._streams)
-            self._table.write(self._folder / TABLE_FOLDER)
+            write_table(self._folder, self._table)
         except BaseException:
             self._remove()
             raise
@@ -73,6 +73,10 @@ class SampleWriter(ManifestWriter):
         self._starts.append(starts)
         self._lengths.append(lengths)
         self._shards.append(shards)
+
+    def finish(self) -> Manifest:
+        """Return the manifest, stored and mapped; its shards have the versions that were given."""
+        return super().finish().with_shard_versions(self._table.versions)
 
     def end_shard(self) -> None:
         """The samples of the next shard of the first stream follow."""
