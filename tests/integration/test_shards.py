@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
+import tarfile
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 import torch.utils.data
+from aistore.pytorch import AISShardReader
+from aistore.sdk import Client
+from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from headrace import DaemonDataset, MultiShard, Objects, Shards, Skip, Stream, Topology
 from headrace.errors import FeedError
@@ -65,6 +70,9 @@ class Place(NamedTuple):
     other: str
     """One object for each sample, in a place of its own."""
 
+    server: Any = None
+    """The cluster, if there is one."""
+
     def stream(self, plan: Plan, **options: Any) -> Stream:  # noqa: ANN401 - of Shards
         return stream_of(f"{self.uri}/whole/", plan, **options)
 
@@ -105,7 +113,7 @@ def place(
         store.put({f"few/{name}": data for name, data in FEW.shards().items()})
         other = store.another_bucket(OBJECTS)
         with store.daemon() as app:
-            yield Place(app, f"ais://{store.bucket}", f"ais://{other}")
+            yield Place(app, f"ais://{store.bucket}", f"ais://{other}", server)
 
 
 # ---- one ledger ----------------------------------------------------------------------------------
@@ -237,6 +245,48 @@ def test_joined_streams_have_each_sample_once_on_any_ranks(place: Place) -> None
                     assert (image, label) == (values["jpg"], values["cls"])
                     found.append(row)
     assert sorted(found) == list(range(WHOLE.length))
+
+
+def test_samples_are_those_of_the_native_readers(place: Place) -> None:
+    """Of `tarfile` and WebDataset, and of AIStore's own reader where there is a real cluster.
+
+    That one has no folders in keys and only the last part of a field, as ``rule="aistore"``.
+    """
+    with place.dataset(place.few(Sequential(batch_size=99))) as dataset:
+        (batch,) = dataset
+    ours = [
+        (key, {field: value for field, value in sample.items() if value is not None})
+        for key, sample in batch
+    ]
+    shards = [data for _, data in sorted(FEW.shards().items())]
+    members = []
+    for data in shards:
+        with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+            for one in archive:
+                file = archive.extractfile(one)
+                assert file is not None
+                members.append((one.name, file.read()))
+    assert [
+        (f"{key}.{field}", value) for key, sample in ours for field, value in sample.items()
+    ] == members
+    opened = ({"url": str(at), "stream": io.BytesIO(data)} for at, data in enumerate(shards))
+    assert [
+        (one["__key__"], {name: value for name, value in one.items() if name[0] != "_"})
+        for one in group_by_keys(tar_file_expander(opened))
+        if len(one) > 2  # an empty shard has a sample without a field there
+    ] == ours
+    if not place.uri.startswith("ais://") or isinstance(place.server, StandIn):
+        return
+    bucket = Client(place.server.endpoint).bucket(place.uri.removeprefix("ais://"))
+    reader = AISShardReader(bucket, prefix_map={bucket: "few/"})
+    with place.dataset(
+        place.few(Sequential(batch_size=99), rule="aistore", missing="empty")
+    ) as dataset:
+        (batch,) = dataset
+    assert batch.fields == ("cls", "jpg", "png")
+    empty = dict.fromkeys(batch.fields, b"")
+    # Fields that no sample had so far are not there yet.
+    assert [(key, {**empty, **sample}) for key, sample in reader] == list(batch)
 
 
 # ---- workers -------------------------------------------------------------------------------------

@@ -6,7 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace_daemon.assemble.layout import ALIGNMENT, lay_out, padded
+from headrace.protocol.messages import MISSING
+from headrace_daemon.assemble.layout import ALIGNMENT, lay_out, padded, room_of
 
 SIZES = st.lists(st.integers(0, 1000) | st.integers(0, 2**40), max_size=200)
 
@@ -47,3 +48,20 @@ def test_a_slot_of_the_padded_sizes_is_large_enough(sizes: list[int]) -> None:
 
 def test_padding_keeps_the_shape() -> None:
     assert padded(np.array([[0, 1], [64, 65]])).tolist() == [[0, 64], [64, 128]]
+
+
+ABSENT = st.lists(st.lists(st.integers(-1, 200), min_size=3, max_size=3), max_size=12)
+
+
+@given(rows=ABSENT)
+def test_values_that_are_absent_take_no_room_and_are_marked(rows: list[list[int]]) -> None:
+    sizes = np.array(rows, dtype=np.int64).reshape(-1, 3).T
+    layout, present = lay_out(sizes), lay_out(np.maximum(sizes, 0))
+    flat = sizes.ravel()
+    assert layout.offsets.tolist() == present.offsets.tolist()
+    assert [length == MISSING for length in layout.lengths.tolist()] == (flat < 0).tolist()
+    assert layout.lengths[flat >= 0].tolist() == flat[flat >= 0].tolist()
+    assert layout.num_bytes <= room_of(sizes).sum()
+    assert room_of(sizes).tolist() == room_of(np.maximum(sizes, 0)).tolist()
+    for offset, size in zip(layout.offsets.tolist(), flat.tolist(), strict=True):
+        assert offset + max(size, 0) <= layout.num_bytes

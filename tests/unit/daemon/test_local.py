@@ -24,7 +24,8 @@ from headrace_daemon.errors import (
 )
 from headrace_daemon.source import local
 from headrace_daemon.source.local import LocalReader, list_folder
-from headrace_daemon.source.reader import ReadRequest
+from headrace_daemon.source.openfiles import version_of_file
+from headrace_daemon.source.reader import Place, RangeRequest, ReadRequest
 from tests.support.loops import run, turns
 from tests.support.sources import selected
 
@@ -709,3 +710,45 @@ def test_after_a_cancellation_the_reader_reads_again(
     with ThreadPoolExecutor(1) as pool:
         run(cancel_and_read_again(), loop)
     assert target == b"aaaa"
+
+
+# ---- shards --------------------------------------------------------------------------------------
+
+
+def test_a_shard_that_was_overwritten_at_the_same_size_is_noticed(
+    tmp_path: Path, loop: Loop
+) -> None:
+    """By the time of its change; without a version, and by whole files, it is not."""
+    path = tmp_path / "s.tar"
+    path.write_bytes(b"old " * 100)
+    version = version_of_file(path.stat().st_mtime_ns)
+
+    async def read(version: bytes, told: list[str] | None = None) -> bytes:
+        target = bytearray(8)
+        request = RangeRequest(
+            "s.tar",
+            4,
+            12,
+            400,
+            (Place(4, memoryview(target)),),
+            version=version,
+            on_bad=None if told is None else lambda error: told.append(str(error)),
+        )
+        with ThreadPoolExecutor(1) as executor:
+            await LocalReader(str(tmp_path), executor).read([request])
+        return bytes(target)
+
+    assert run(read(version), loop) == b"old old "
+    stamp = path.stat().st_mtime_ns
+    path.write_bytes(b"new " * 100)
+    os.utime(path, ns=(stamp + 1, stamp + 1))
+    with pytest.raises(ObjectChangedError, match="changed after the listing, at the same size"):
+        run(read(version), loop)
+    told: list[str] = []
+    assert run(read(version, told), loop) == bytes(8)
+    assert len(told) == 1
+    assert run(read(b""), loop) == b"new new "
+    assert run(read(version_of_file(stamp + 1)), loop) == b"new new "
+    path.write_bytes(b"new " * 101)
+    with pytest.raises(ObjectChangedError, match="has 404 bytes, the manifest says 400"):
+        run(read(version), loop)
