@@ -28,6 +28,9 @@ MAX_FIELDS: Final = 256
 
 MAX_STREAMS: Final = 64
 
+KEY: Final = "__key__"
+"""Under this, a sample that is given to a transform has its name, as in WebDataset: no field."""
+
 Missing = Literal["error", "none", "empty"]
 
 _OWN: Final = (
@@ -225,6 +228,8 @@ def _fields(given: object) -> tuple[str, ...] | None:
     for field in given:
         if not isinstance(field, str) or not is_utf8(field):
             raise PlanError(f"fields has {field!r}, which is no name of a field")
+        if field == KEY:
+            raise PlanError(f"fields has {field!r}, under which a sample has its own name")
         if field.startswith("."):
             raise PlanError(f"fields has {field!r}: write it without the dot, {field[1:]!r}")
         if list(given).count(field) > 1:

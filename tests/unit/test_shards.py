@@ -125,6 +125,7 @@ def test_there_are_not_more_shards_by_name_than_can_be_looked_up(
         ({"fields": {"jpg"}}, "must be a list of names"),
         ({"fields": [".jpg"]}, "fields has '.jpg': write it without the dot, 'jpg'"),
         ({"fields": ["a", "b", "a"]}, "fields has 'a' twice: leave one out"),
+        ({"fields": ["__key__"]}, "fields has '__key__', under which a sample has its own name"),
         ({"fields": [b"a"]}, "fields has b'a', which is no name of a field"),
         ({"fields": ["\udc80"]}, "which is no name of a field"),
         (

@@ -11,7 +11,7 @@ from headrace_daemon.source.roots import Roots
 from tests.support.reading import ReadyReader
 
 if TYPE_CHECKING:
-    from headrace_daemon.source.reader import Reader
+    from headrace_daemon.source.reader import Reader, Request
 
 
 def whole(name: str) -> ReadRequest:
@@ -27,9 +27,13 @@ def test_requests_go_to_their_readers_in_their_order_with_the_names_that_these_k
     readers = {label: cast("Reader", ReadyReader()) for label in ("a", "b", "c@1", "d")}
     inner = Roots({"a": readers["c@1"], "x": readers["d"]})
     roots = Roots({"a": readers["a"], "b": readers["b"], "image": inner})
-    asked = [
-        *(whole("image/x/p/1.tar"), part("a/1.tar"), part("image/a/2.tar"), whole("b/a/3.tar")),
-        *(part("a/2/a"), part("image/x/4.tar")),
+    asked: list[Request] = [
+        whole("image/x/p/1.tar"),
+        part("a/1.tar"),
+        part("image/a/2.tar"),
+        whole("b/a/3.tar"),
+        part("a/2/a"),
+        part("image/x/4.tar"),
     ]
     divided = roots.divide(asked)
     found = [

@@ -60,6 +60,14 @@ class Shard(NamedTuple):
     version: bytes = b""
     """Likewise."""
 
+    @property
+    def is_certain(self) -> bool:
+        """Whether the identity tells this content from another one of the same size.
+
+        Not where a store says neither checksum nor version: such a shard is indexed each time.
+        """
+        return bool(self.checksum or self.version)
+
     @classmethod
     def of_object(
         cls, location: str, name: str, size: int, checksum: bytes, version: bytes

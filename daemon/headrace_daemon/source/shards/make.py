@@ -83,7 +83,7 @@ async def index_shards(
         for number in todo:
             shard = shards[number]
             index: ShardIndex | ObjectError | None = None
-            if not refresh:
+            if not refresh and shard.is_certain:
                 index = await run_in_thread(executor, partial(store.load, shard))
             if index is None:
                 try:
@@ -93,8 +93,9 @@ async def index_shards(
                         raise
                     index = _without_frames(error)
                 else:
-                    await run_in_thread(executor, partial(store.keep, shard, index))
-                    is_new = True
+                    if shard.is_certain:
+                        await run_in_thread(executor, partial(store.keep, shard, index))
+                        is_new = True
             made[number] = index
             done += 1
             members += 0 if isinstance(index, ObjectError) else len(index)

@@ -13,7 +13,7 @@ import numpy as np
 from headrace.errors import MemberError
 from headrace.members import group_members, split_name
 from headrace.placement import ABSENT
-from headrace.shards import MAX_FIELDS
+from headrace.shards import KEY, MAX_FIELDS
 
 from ...errors import SamplesError, SourceEmptyError
 from .writer import SampleWriter
@@ -118,7 +118,7 @@ def _fields_of(
     """Return the fields that any sample has, in alphabetical order; a made-up one if there is none.
 
     Raises:
-        SamplesError: If there are too many.
+        SamplesError: If there are too many, or one has a name that none may have.
     """
     found = _fields_found(source, table, members_of)
     if len(found) > MAX_FIELDS:
@@ -126,6 +126,12 @@ def _fields_of(
             source.location,
             f"the samples of {source.location} have more than {MAX_FIELDS} fields "
             f"({_listed(found)}): name those that you want with fields=",
+        )
+    if KEY in found:
+        raise SamplesError(
+            source.location,
+            f"a sample of {source.location} has field {KEY!r}, under which it has its own name: "
+            "name the fields that you want with fields=",
         )
     return tuple(sorted(found)) or ("",)
 

@@ -106,6 +106,25 @@ def test_a_bad_shard_ends_all_or_has_its_error_in_its_place(
     assert len(list(tmp_path.rglob("*.idx"))) == 4
 
 
+def test_a_shard_that_could_be_another_one_is_indexed_each_time(
+    tmp_path: Path, executor: ThreadPoolExecutor, loop: Loop
+) -> None:
+    """Of the same name and size, where the store says neither checksum nor version."""
+
+    async def case() -> None:
+        store = IndexStore(tmp_path)
+        for first, second in ((10, 600), (600, 10)):
+            data = tar_of([("a.x", b"d" * first), ("b.x", b"d" * second)])
+            reader = MemoryReader({"s.tar": data})
+            shard = Shard.of_object("ais://b", "s.tar", len(data), b"", b"")
+            (index,) = await index_shards([shard], reader, store, executor=executor)
+            assert isinstance(index, ShardIndex)
+            assert index.sizes.tolist() == [first, second]
+
+    run(case(), loop)
+    assert not list(tmp_path.rglob("*.idx"))
+
+
 class Gone(MemoryReader):
     async def read(self, requests: Sequence[RangeRequest]) -> None:
         if requests[0].name == "1.tar":

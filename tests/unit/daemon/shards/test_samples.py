@@ -220,6 +220,12 @@ def test_shards_that_are_all_left_out_are_not_called_empty(tmp_path: Path) -> No
     assert told.startswith("none of the 2 shards of ais://b/ can be indexed")
 
 
+def test_no_field_takes_the_place_of_the_key(tmp_path: Path) -> None:
+    told = refusal(tmp_path, [["a.jpg", "a.__key__"]])
+    assert "has field '__key__', under which it has its own name" in told
+    assert listed(tmp_path, [["a.jpg", "a.__key__"]], fields=["jpg"]).fields == ("jpg",)
+
+
 def test_fields_are_bounded(tmp_path: Path) -> None:
     names = [f"{number % 9}.{number}" for number in range(MAX_FIELDS + 1)]
     told = refusal(tmp_path, [sorted(names)], missing="none")
