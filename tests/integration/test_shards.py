@@ -424,7 +424,7 @@ def test_samples_of_a_shard_that_is_bad_meanwhile_are_holes(
         assert holes_of(again) == bad
         again.close()
         few = DaemonDataset(app.socket, Stream(stream.source, plan, on_bad=Skip(limit=12)))
-        with pytest.raises(FeedError, match="one more than the limit of 12"):
+        with pytest.raises(FeedError, match="13 samples cannot be read, and on_bad leaves out 12"):
             list(few)
         few.close()
 
