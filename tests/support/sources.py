@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from headrace.sources import Objects
@@ -11,6 +12,7 @@ from headrace_daemon.source.ais.store import AisStore
 from headrace_daemon.source.catalog import Catalog
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
     from concurrent.futures import Executor
 
     from headrace.selections import Selection
@@ -27,3 +29,11 @@ def selected(uri: str, **options: Any) -> Selection:  # noqa: ANN401 - those of 
     """Return the only selection of a source."""
     (selection,) = Objects(uri, **options).selections
     return selection
+
+
+@asynccontextmanager
+async def store_without_cluster(executor: Executor) -> AsyncIterator[AisStore]:
+    """Return a store whose cluster nobody asks for."""
+    settings = StoreSettings()
+    async with AisStore(settings, Access(settings, {}), executor) as ais:
+        yield ais

@@ -6,6 +6,7 @@ nothing is sorted over their edges.  Memory is bounded by a piece, as in each li
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from contextlib import contextmanager
 from functools import partial
@@ -19,6 +20,8 @@ from ..errors import ObjectError, SourceEmptyError
 from .local import list_folder
 from .progress import Progress, Tell, nobody
 from .readers import reader_of
+from .shards.elsewhere import MIN_ELSEWHERE, NotMadeError, list_elsewhere
+from .shards.index import ShardIndex
 from .shards.indexstore import IndexStore, Shard
 from .shards.join import join_streams
 from .shards.make import index_shards
@@ -39,6 +42,8 @@ if TYPE_CHECKING:
 
     from .ais.store import AisStore
     from .store import ManifestStore
+
+logger = logging.getLogger(__name__)
 
 _PIECE: Final = 1 << 14
 """Entries that are copied at a time."""
@@ -162,7 +167,32 @@ class Inventory:
     async def _take_shards(self, source: Shards, root: Path, what: str = "") -> Manifest:
         with self._aside() as folder:
             table = await self._list(source, folder, what)
-            table, members_of = await self._index(source, table, what)
+            shards, indices = await self._index(source, table, what)
+            table = as_indexed(table, shards)
+            if sum(len(one) for one in indices if isinstance(one, ShardIndex)) >= MIN_ELSEWHERE:
+                place = folder / "table"
+                await run_in_thread(self._executor, partial(table.write, place))
+                try:
+                    return await list_elsewhere(
+                        source,
+                        place,
+                        shards,
+                        left_out={
+                            row for row, one in enumerate(indices) if isinstance(one, ObjectError)
+                        },
+                        state=self._manifests.root,
+                        known=self._known,
+                        root=folder,
+                    )
+                except NotMadeError as error:
+                    logger.warning("list is made here source=%s: %s", source.location, error)
+
+            def members_of(row: int) -> Members | None:
+                index = indices[row]
+                if isinstance(index, ObjectError):
+                    return None
+                return Members(index.all_names(), index.starts, index.sizes)
+
             return await run_in_thread(
                 self._executor, partial(list_samples, source, table, members_of, root)
             )
@@ -179,8 +209,8 @@ class Inventory:
 
     async def _index(
         self, source: Shards, table: Manifest, what: str
-    ) -> tuple[Manifest, Callable[[int], Members | None]]:
-        """Return the table of shards as they are now, and what has the members of each."""
+    ) -> tuple[list[Shard | ObjectError], list[ShardIndex | ObjectError]]:
+        """Return what the shards of a table are now, and the index of each."""
         shards = await run_in_thread(self._executor, partial(shards_of, source, table))
         there = [shard for shard in shards if isinstance(shard, Shard)]
 
@@ -199,14 +229,7 @@ class Inventory:
         found = iter(made)
         indices = [next(found) if isinstance(shard, Shard) else shard for shard in shards]
         self._tell_bad([index for index in indices if isinstance(index, ObjectError)])
-
-        def members_of(row: int) -> Members | None:
-            index = indices[row]
-            if isinstance(index, ObjectError):
-                return None
-            return Members(index.all_names(), index.starts, index.sizes)
-
-        return as_indexed(table, shards), members_of
+        return shards, indices
 
     def _tell_bad(self, errors: Sequence[ObjectError]) -> None:
         """Tell which shards are left out: of many, how many more there are."""
