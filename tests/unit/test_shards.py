@@ -177,9 +177,10 @@ def test_whatever_changes_the_samples_makes_another_source() -> None:
     identities |= {Shards(uri).identity for uri in ("ais://c", "ais://b/x.tar", "ais://b/x.tar/")}
     identities |= {Shards(uri).identity for uri in ("/d/x.tar", "/d/x.tar/", "/d/x")}
     identities |= {Shards("ais://b", fields=fields).identity for fields in (["a", "b"], ["b", "a"])}
+    identities.add(Shards("ais://b", fields=["a"], index=False).identity)
     identities.add(Objects("ais://b").identity)
-    assert len(identities) == 1 + len(OTHER) + 6 + 2 + 1
-    assert set(OTHER) == set(Shards.__struct_fields__) - {"uri"}
+    assert len(identities) == 1 + len(OTHER) + 6 + 2 + 1 + 1
+    assert set(OTHER) == set(Shards.__struct_fields__) - {"uri", "index"}
 
 
 def test_one_source_is_the_same_however_it_is_written(

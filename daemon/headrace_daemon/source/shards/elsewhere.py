@@ -21,7 +21,7 @@ import msgspec
 from headrace.manifest import Manifest
 from headrace.shards import Shards
 
-from ...errors import SamplesError
+from ...errors import SamplesError, SourceEmptyError
 from .indexstore import IndexStore, Shard
 from .policy import ShardPolicy
 from .samples import Members, list_samples
@@ -69,6 +69,9 @@ class Outcome(msgspec.Struct):
 
     error: str = ""
 
+    is_empty: bool = False
+    """That the error is a `SourceEmptyError`."""
+
 
 class NotMadeError(Exception):
     """The process did not come to an end: the list is to be made here."""
@@ -96,7 +99,7 @@ async def list_elsewhere(
         root: Where manifests are.
 
     Raises:
-        SamplesError: As by `list_samples`.
+        SamplesError, SourceEmptyError: As by `list_samples`.
         NotMadeError: If the process failed otherwise, or an index is gone by now.
     """
     facts = [
@@ -131,7 +134,8 @@ async def list_elsewhere(
         last = trouble.decode(errors="replace").strip().rpartition("\n")[2]
         raise NotMadeError(last or f"it ended with status {process.returncode}") from None
     if outcome.error:
-        raise SamplesError(outcome.what, outcome.error)
+        kind = SourceEmptyError if outcome.is_empty else SamplesError
+        raise kind(outcome.what, outcome.error)
     return Manifest.load(root, outcome.digest)
 
 
@@ -159,8 +163,9 @@ def main() -> None:
     try:
         made = list_samples(job.source, Manifest.map(Path(job.table)), members_of, Path(job.root))
         outcome = Outcome(digest=made.digest)
-    except SamplesError as error:
-        outcome = Outcome(what=error.what, error=str(error))
+    except (SamplesError, SourceEmptyError) as error:
+        is_empty = isinstance(error, SourceEmptyError)
+        outcome = Outcome(what=error.what, error=str(error), is_empty=is_empty)
     sys.stdout.buffer.write(msgspec.json.encode(outcome))
     sys.stdout.buffer.flush()
     os._exit(0)  # the thread waits in a read that nothing ends
