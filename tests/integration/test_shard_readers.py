@@ -229,7 +229,7 @@ def test_empty_places_are_passed_over_only_where_others_are_not(
             list(DaemonDataset(app.socket, Stream(source, plan)))
         assert told.value.code == "empty"
     mistaken = AISShardReader(folder, socket=app.socket, fields=["text"])
-    with pytest.raises(FeedError, match="have no sample"):
+    with pytest.raises(FeedError, match="has field 'text'"):
         list(mistaken)
     for reader in (some, none, missing, mistaken):
         reader.close()
