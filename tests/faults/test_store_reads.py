@@ -58,8 +58,6 @@ SIZE: Final = 100_000
 NAMES: Final = tuple(f"d{number % 3}/{number:03}" for number in range(20))
 OBJECTS: Final = {name: os.urandom(SIZE) for name in NAMES} | {"empty": b"", "é %/a+b": b"x"}
 ONE: Final = NAMES[7]
-SEED: Final = 2
-"""Of the requests that meet a fault: some of the first ones at any rate used here."""
 
 
 class Ais(StandIn):
@@ -153,23 +151,6 @@ def test_a_fault_that_passes_changes_nothing(ais: Ais, what: str) -> None:
         return  # as on a connection that was idle for too long: aiohttp tries a new one
     assert store.counts.num_retries == (0 if is_slow else 1)
     assert bool(store.counts.last_fault) is not is_slow
-
-
-@pytest.mark.parametrize("what", PASSING)
-@pytest.mark.parametrize("rate", [0.1, 0.5])
-def test_faults_of_many_requests_change_nothing(ais: Ais, what: str, rate: float) -> None:
-    direct = True if what == "direct reads denied" else None
-    fault = ais.fault(
-        PASSING[what], target="any", path="b/*", direct=direct, times=40, rate=rate, seed=SEED
-    )
-    try:
-        run(read_all(ais, stall_s=0.2))
-    except ObjectMissingError:
-        # An object that the store denies three times is missing, as documented.
-        assert what in ("404 once", "410 once")
-    except ObjectCorruptError:
-        assert what.startswith("a flipped byte")
-    assert fault.fired > 0
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -30,6 +30,7 @@ from .effects import (
     DropIdle,
     Effect,
     Hangup,
+    Redirect,
     Reset,
     ShortBatch,
     Slow,
@@ -37,6 +38,8 @@ from .effects import (
     StallBatch,
     Status,
     WholeMember,
+    WrongLength,
+    WrongRange,
 )
 from .faults import Fault, Firing, Match
 from .names import Bucket
@@ -68,6 +71,7 @@ __all__ = [
     "Match",
     "Node",
     "Proxy",
+    "Redirect",
     "Request",
     "Reset",
     "ShortBatch",
@@ -80,4 +84,6 @@ __all__ = [
     "Target",
     "Timing",
     "WholeMember",
+    "WrongLength",
+    "WrongRange",
 ]

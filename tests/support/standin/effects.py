@@ -6,6 +6,7 @@ cluster just before it is made.  Those of batches are read by `batches`, which k
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -288,6 +289,57 @@ class Change(Effect):
     def prepare(self, scene: Scene) -> None:
         """Do what has to be done before the answer is made."""
         scene.change(self.data, self.keep_version)
+
+
+@dataclass(frozen=True, slots=True)
+class WrongLength(Effect):
+    """Declare another length than that of the body, and keep the connection open.
+
+    Args:
+        by: Bytes more, or fewer if negative.
+    """
+
+    by: int
+
+    def edit(self, scene: Scene, reply: Reply) -> None:
+        """Edit the answer."""
+        reply.items()
+        assert reply.length is not None
+        reply.length = max(0, reply.length + self.by)
+
+
+@dataclass(frozen=True, slots=True)
+class WrongRange(Effect):
+    """Send as many bytes from another place of the object, and say so: 206, whatever was asked."""
+
+    def edit(self, scene: Scene, reply: Reply) -> None:
+        """Edit the answer."""
+        if reply.status not in {200, 206}:
+            return
+        body = b"".join(item for item in reply.items() if isinstance(item, (bytes, memoryview)))
+        reply.body = body[1:] + body[:1]
+        said = dict(reply.headers).get("Content-Range", f"bytes 0-{len(body) - 1}/{len(body)}")
+        start, last, total = map(int, re.findall(r"\d+", said))
+        shifted = ("Content-Range", f"bytes {start + 1}-{last + 1}/{total + 1}")
+        others = [header for header in reply.headers if header[0] != "Content-Range"]
+        reply.status, reply.headers = 206, [*others, shifted]
+
+
+@dataclass(frozen=True, slots=True)
+class Redirect(Effect):
+    """Send the client elsewhere with the same request.
+
+    Args:
+        url: The address of a node; empty: that of the node itself, in circles.
+        status: Of HTTP.
+    """
+
+    url: str = ""
+    status: int = 307
+
+    def replace(self, scene: Scene) -> Reply | None:
+        """Return the answer to give instead."""
+        return Reply(self.status, [("Location", (self.url or scene.node.url) + scene.call.target)])
 
 
 # --- Batches ------------------------------------------------------------------------------------

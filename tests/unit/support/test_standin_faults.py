@@ -25,12 +25,15 @@ from tests.support.standin import (
     DropIdle,
     Effect,
     Hangup,
+    Redirect,
     Reset,
     Slow,
     Stall,
     StandIn,
     Status,
     Target,
+    WrongLength,
+    WrongRange,
 )
 from tests.support.standin.asking import Client, ask, refuses
 
@@ -182,6 +185,49 @@ def test_an_object_may_change_between_two_ranges(
     assert first.headers["ais-checksum-value"] != second.headers["ais-checksum-value"]
     assert second.body == b"else"
     assert ask(owner.port, PATH).body == b"something else"
+
+
+@pytest.mark.parametrize(("by", "ending"), [(-1, "complete"), (1, "short")])
+def test_an_answer_may_say_another_length(
+    ais: StandIn, owner: Target, by: int, ending: str
+) -> None:
+    ais.fault(WrongLength(by))
+    ais.fault(DropIdle())
+    answer = ask(owner.port, PATH)
+    assert answer.headers["content-length"] == str(len(DATA) + by)
+    assert (answer.status, answer.ending) == (200, ending)
+    assert answer.body == DATA[: len(DATA) + by]
+
+
+@pytest.mark.parametrize(
+    ("asked", "told", "body"),
+    [
+        ({}, f"bytes 1-{len(DATA)}/{len(DATA) + 1}", DATA[1:] + DATA[:1]),
+        ({"Range": "bytes=10-13"}, f"bytes 11-14/{len(DATA) + 1}", DATA[11:14] + DATA[10:11]),
+    ],
+)
+def test_an_answer_may_be_of_another_range(
+    ais: StandIn, owner: Target, asked: dict[str, str], told: str, body: bytes
+) -> None:
+    ais.fault(WrongRange())
+    answer = ask(owner.port, PATH, headers=asked)
+    assert (answer.status, answer.headers["content-range"]) == (206, told)
+    assert answer.body == body
+    assert answer.headers["ais-checksum-value"] == xxhash.xxh64_hexdigest(DATA)
+
+
+def test_a_node_may_send_a_client_elsewhere(ais: StandIn, owner: Target) -> None:
+    ais.fault(Redirect())
+    answer = ask(owner.port, f"{PATH}?provider=ais")
+    assert (answer.status, answer.headers["location"]) == (307, f"{owner.url}{PATH}?provider=ais")
+    ais.fault(Redirect("http://127.0.0.1:1", status=301))
+    answer = ask(owner.port, PATH)
+    assert (answer.status, answer.headers["location"]) == (301, f"http://127.0.0.1:1{PATH}")
+
+
+def test_a_refusal_may_say_when_to_come_back(ais: StandIn, owner: Target) -> None:
+    ais.fault(Status(429, retry_after="3"))
+    assert ask(owner.port, PATH).headers["retry-after"] == "3"
 
 
 def test_several_effects_befall_one_request(ais: StandIn, owner: Target) -> None:
