@@ -108,6 +108,10 @@ _STATUS: Final[Mapping[int, Kind]] = {
 _NODE_WORDS: Final = ("connection refused", "connection reset", "EOF", "i/o timeout")
 """In the message of a 400: a node behind the one that answers is down."""
 
+_NO_COPY: Final = "failed to EC-recover"
+"""In the message of a 400: the owner has not found enough slices or copies on other targets.  As
+with 404, these may be on one that is away."""
+
 _NO_BUCKET: Final = ("ErrBckNotFound", "ErrRemoteBckNotFound", "ErrRemoteBucketOffline")
 
 
@@ -132,6 +136,8 @@ def of_answer(status: int, body: bytes, where: str, *, retry_after: str = "") ->
         kind = Kind.FINAL  # the backend of the bucket is not configured
     elif status == 400 and any(words in message for words in _NODE_WORDS):
         kind = Kind.NODE
+    elif status == 400 and _NO_COPY in message:
+        kind = Kind.MISSING
     pause_s = _seconds(retry_after) if status in (429, 503) else 0.0
     if pause_s and kind is Kind.NODE:
         kind = Kind.BUSY  # it is there, and says when to come again

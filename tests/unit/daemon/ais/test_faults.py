@@ -41,6 +41,11 @@ def body(message: str = "", tcode: str = "") -> bytes:
         (400, body("read: connection reset by peer", "wrapError"), Kind.NODE),
         (400, body("unexpected EOF"), Kind.NODE),
         (400, body("read tcp: i/o timeout"), Kind.NODE),
+        (
+            400,
+            body("t[t2]: failed to EC-recover ais://b/o, err: no metafile", "ErrFailedTo"),
+            Kind.MISSING,
+        ),
         (400, body("invalid prefix", "errInvalidPath"), Kind.FINAL),
         (400, b"not json", Kind.FINAL),
         (405, b"method not allowed", Kind.FINAL),
