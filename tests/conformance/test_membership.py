@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from tests.support.ais import Ais, Wire, object_path
-from tests.support.cluster import Cluster, find_aisnode
+from tests.support.cluster import QUICK, Cluster, find_aisnode
 from tests.support.standin import MAINTENANCE, StandIn
 from tests.support.standin.asking import Client
 from tests.support.waiting import wait_until
@@ -31,16 +31,6 @@ KEPT_S: Final = 20.0
 IDLE_DEADLINE_S: Final = 45.0
 MAY_LACK: Final = 1
 """Flag of a page: targets are moving objects, and it may be incomplete."""
-QUICK: Final[dict[str, dict[str, Any]]] = {
-    "keepalivetracker": {
-        "proxy": {"interval": "1s", "name": "heartbeat", "factor": 3},
-        "target": {"interval": "1s", "name": "heartbeat", "factor": 3},
-        "num_retries": 3,
-        "retry_factor": 4,
-    },
-    "timeout": {"max_keepalive": "4s"},
-}
-"""The proxy misses a dead target after seconds: by default that takes half a minute."""
 
 
 @dataclass(frozen=True)

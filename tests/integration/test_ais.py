@@ -19,7 +19,6 @@ from headrace_daemon.settings import StoreSettings
 from headrace_daemon.source.ais import pieces
 from headrace_daemon.source.store import ManifestStore
 from tests.support.app import AppThread
-from tests.support.cluster import Cluster, find_aisnode
 from tests.support.commands import headrace
 from tests.support.files import content
 from tests.support.hardships import WAYS
@@ -388,43 +387,3 @@ def test_status_shows_a_store_that_does_not_answer() -> None:
         assert "store    http://127.0.0.1:1, has not answered yet" in lines
         assert any("does not answer: proxy http://127.0.0.1:1 cannot be" in line for line in lines)
         dataset.close()
-
-
-# ---- a node of a real cluster dies ---------------------------------------------------------------
-
-
-@pytest.mark.slow
-def test_a_target_that_dies_and_comes_back_changes_nothing() -> None:
-    aisnode = find_aisnode()
-    if aisnode is None:
-        pytest.skip("no aisnode on PATH nor in $HEADRACE_AISNODE")
-    with Cluster(aisnode) as cluster:
-        store = Store(cluster)
-        store.put(OBJECTS)
-        with store.daemon() as app:
-            dataset = DaemonDataset(app.socket, store.stream(), prefetch_batches=1)
-            truth = ledger_of(dataset)
-            ledger = Ledger()
-            dataset.seek(epoch=0)
-            batches = iter(dataset)
-            ledger.record(next(batches))
-            dead = cluster.targets[0]
-            cluster.kill(dead)
-            rest: list[object] = []
-
-            def train() -> None:
-                for batch in batches:
-                    ledger.record(batch)
-                rest.append("done")
-
-            training = threading.Thread(target=train)
-            training.start()
-            app.wait_until(lambda: app.app.report()["store"]["retries"] > 0)
-            assert not rest
-            cluster.restart(dead)
-            training.join(60)
-            assert rest == ["done"]
-            dataset.close()
-            report = app.call(app.app.report)["store"]
-        assert ledger.difference(truth) is None
-        assert report["last_fault"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aistore.sdk import Client
 
@@ -29,13 +29,18 @@ class Store:
 
     Args:
         server: The cluster.
+        props: Of the bucket, values by section; on a real cluster only.
     """
 
-    def __init__(self, server: StandIn | Cluster) -> None:
+    def __init__(self, server: StandIn | Cluster, props: Mapping[str, Any] | None = None) -> None:
         self.server = server
         self.endpoint = server.endpoint
         self.bucket = f"test-{os.getpid()}-{next(_NUMBERS)}"
-        server.create_bucket(self.bucket)
+        if isinstance(server, StandIn):
+            assert not props
+            server.create_bucket(self.bucket)
+        else:
+            server.create_bucket(self.bucket, props)
         self.client = Client(self.endpoint)
 
     def another_bucket(self, objects: Mapping[str, bytes]) -> str:
@@ -58,8 +63,8 @@ class Store:
     def stream(self, prefix: str = "") -> Stream:
         return Stream(Objects(self.uri(prefix)), Shuffled(batch_size=8, seed=1))
 
-    def daemon(self, **options: str) -> AppThread:
-        settings = StoreSettings(endpoints=(self.endpoint,), **options)  # type: ignore[arg-type]
+    def daemon(self, **options: Any) -> AppThread:  # noqa: ANN401 - those of the settings
+        settings = StoreSettings(endpoints=(self.endpoint,), **options)
         return AppThread().configure(store=settings)
 
     def daemon_at(self, state_dir: Path) -> AppThread:

@@ -13,6 +13,7 @@ behind, neither processes nor files, however the process ends that has started t
 """
 
 from .cluster import Cluster
+from .layout import QUICK
 from .machine import ClusterError, find_aisnode
 
-__all__ = ["Cluster", "ClusterError", "find_aisnode"]
+__all__ = ["QUICK", "Cluster", "ClusterError", "find_aisnode"]

@@ -70,6 +70,18 @@ _CONFIG: Final[Mapping[str, Mapping[str, Any]]] = {
 }
 """The sections without which a node does not start, and what small machines need."""
 
+_HEARTBEAT: Final = {"interval": "1s", "name": "heartbeat", "factor": 2}
+QUICK: Final[Mapping[str, Mapping[str, Any]]] = {
+    "keepalivetracker": {
+        "proxy": _HEARTBEAT,
+        "target": _HEARTBEAT,
+        "num_retries": 1,
+        "retry_factor": 1,
+    },
+    "timeout": {"cplane_operation": "1s", "max_keepalive": "2s"},
+}
+"""A configuration with which the proxy misses a dead target after some 2 s, not after 22 to 37."""
+
 
 @dataclass(frozen=True, slots=True)
 class Node:
