@@ -21,6 +21,7 @@ from headrace_daemon.settings import StoreSettings
 from headrace_daemon.source.ais import faults as store_faults
 from headrace_daemon.source.ais.lean.lane import DEPTH
 from headrace_daemon.source.ais.pieces import Piece
+from headrace_daemon.source.ais.ranges import RangeTransfer
 from headrace_daemon.source.ais.transfer import Transfer
 from headrace_daemon.source.ais.wires import Choice
 from tests.support import standin
@@ -135,8 +136,8 @@ ROWS: Final = {
     "reset in the middle": Row(effect=Reset("middle"), only=OF_BODIES),
     "reset at the last byte": Row(effect=Reset("last"), only=OF_BODIES),
     "closed without an answer": Row(effect=Hangup(), is_exact=False),
-    "closed behind the answer": Row(effect=DropIdle(), is_kept=True),
-    "reset behind the answer": Row(effect=DropIdle(reset=True), is_kept=True),
+    "closed behind the answer": Row(effect=DropIdle(), is_exact=False),
+    "reset behind the answer": Row(effect=DropIdle(reset=True), is_exact=False),
     "another length, less": Row(
         effect=WrongLength(-1),
         ends=(CHANGED, CORRUPT),
@@ -344,12 +345,21 @@ def test_each_status_that_the_product_knows_has_a_row() -> None:
     assert set(store_faults._STATUS) | {400, 416, 501, 507} <= told
 
 
+def kinds_of(base: type[Any]) -> set[type[Any]]:
+    """Return all classes below one."""
+    kinds = set(base.__subclasses__())
+    return kinds.union(*map(kinds_of, kinds))
+
+
 def test_each_path_of_the_product_has_a_column() -> None:
-    """A path is a reader, a way to the owner, and a kind of what is on its way."""
+    """A path is a reader, a way to the owner, and a kind of what is on its way.
+
+    Ranges of shards meet all of it in test_store_ranges.py, one fault for each object.
+    """
     direct = get_args(get_type_hints(StoreSettings)["direct"])
     assert {path.reader for path in PATHS.values()} == set(get_args(Choice))
     assert {path.direct for path in PATHS.values()} == set(direct)
-    assert set(Transfer.__subclasses__()) == {Piece}, "another kind of transfer needs a column"
+    assert kinds_of(Transfer) == {Piece, RangeTransfer}, "another kind of transfer needs a column"
 
 
 def test_what_is_proved_elsewhere_is_there() -> None:
