@@ -22,7 +22,7 @@ demo: $(STAMP)  ## train on real data through a daemon, with both of them killed
 	@$(BIN)/headrace demo
 
 test: $(STAMP)  ## run the tests (JOBS=n: in n processes; HYPOTHESIS_PROFILE=thorough: many more examples)
-	$(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=loadscope
+	$(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=worksteal
 
 check: lint types test  ## lint, types and test: all that must be green
 

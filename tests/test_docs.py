@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from headrace import plans
-from tests.support.commands import headrace
+from tests.support.commands import headrace_here
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = re.findall(
@@ -77,7 +77,7 @@ def without_digests(text: str) -> str:
 def test_each_example_of_headrace_plan_prints_what_the_page_shows(
     command: str, output: str
 ) -> None:
-    done = headrace(*shlex.split(command))
+    done = headrace_here(*shlex.split(command))
     assert (done.returncode, done.stderr) == (0, "")
     assert without_digests(done.stdout) == without_digests(output)
 

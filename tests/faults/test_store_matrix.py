@@ -49,10 +49,10 @@ from tests.support.standin import (
     WrongRange,
 )
 from tests.support.standin.effects import BatchEffect, Scene
-from tests.support.storms import BUCKET, LARGE, NUM_PIECES, OBJECTS, SMALL, Path, shrink, storm
+from tests.support.storms import BUCKET, LARGE, NUM_PIECES, OBJECTS, SMALL, Path, Storms, shrink
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from headrace.testing import Ledger
     from tests.support.storms import Outcome
@@ -229,44 +229,53 @@ def ais(small: None) -> Iterator[StandIn]:
 @pytest.fixture(scope="module")
 def truths(ais: StandIn) -> dict[str, Ledger]:
     """What a trainer gets of the objects with a prefix where nothing goes wrong."""
-    return {
-        path.prefix: storm(ais, path, None).ledger
-        for path in (PATHS["aiohttp"], PATHS["aiohttp pieces"])
-    }
+    found: dict[str, Ledger] = {}
+    for path in (PATHS["aiohttp"], PATHS["aiohttp pieces"]):
+        with Storms(ais, path) as storms:
+            found[path.prefix] = storms.run(None).ledger
+    return found
 
 
 @pytest.mark.parametrize("path", PATHS)
 def test_without_a_fault_each_path_gives_the_same_at_no_more_than_it_takes(
     ais: StandIn, truths: dict[str, Ledger], path: str
 ) -> None:
-    done = storm(ais, PATHS[path], None)
+    with Storms(ais, PATHS[path]) as storms:
+        done = storms.run(None)
     assert done.error is None
     truth = truths[PATHS[path].prefix]
     assert done.ledger.difference(truth) is None
     indices = [index for entry in truth.entries for index in entry.ids]
     assert sorted(indices) == list(range(len(PATHS[path].objects)))
     assert PATHS[path].num_needed in (None, done.num_asked)
-    assert done.store["retries"] == 0
-    assert not done.store["last_fault"]
+    assert (done.num_retries, done.last_fault) == (0, "")
 
 
 @pytest.mark.parametrize(("row", "path"), CASES, ids=lambda word: str(word))
 def test_a_storm_changes_nothing_or_is_an_error_that_names_the_object(
     ais: StandIn, truths: dict[str, Ledger], row: str, path: str
 ) -> None:
+    fault, way = ROWS[row], PATHS[path]
     num_fired = 0
-    for rate, seed in product(RATES, range(SEED, SEED + NUM_SEEDS)):
-        fault = ROWS[row]
-        done = storm(
-            ais, PATHS[path], fault.effect, rate=rate, seed=seed, is_silent=fault.is_silent
-        )
-        try:
-            judge(done, fault, PATHS[path], truths[PATHS[path].prefix])
-        except AssertionError as wrong:
-            wrong.add_note(f"{rate:.0%} of the requests, seed {seed}: {done.store}")
-            raise
-        num_fired += done.num_fired
+    # What is known of objects is asked for once by a daemon.
+    num_each = NUM_SEEDS * len(RATES) if path in OF_OBJECTS else 1
+    for lot in batched(product(RATES, range(SEED, SEED + NUM_SEEDS)), num_each):
+        with Storms(ais, way, is_silent=fault.is_silent) as storms:
+            for rate, seed in lot:
+                done = storms.run(fault.effect, rate=rate, seed=seed)
+                try:
+                    judge(done, fault, way, truths[way.prefix])
+                except AssertionError as wrong:
+                    wrong.add_note(f"{rate:.0%} of the requests, seed {seed}: {done.last_fault}")
+                    raise
+                num_fired += done.num_fired
     assert num_fired, "a storm"
+
+
+def batched(cases: Iterable[tuple[float, int]], num: int) -> list[list[tuple[float, int]]]:
+    """Return lots of some cases each."""
+    found = list(cases)
+    return [found[start : start + num] for start in range(0, len(found), num)]
 
 
 def judge(done: Outcome, fault: Row, path: Path, truth: Ledger) -> None:
@@ -281,10 +290,10 @@ def judge(done: Outcome, fault: Row, path: Path, truth: Ledger) -> None:
         assert done.error.fault in ("data", "source")
         named = re.search(rf"(object|bucket) ais://{BUCKET}", text) or "the cluster map" in text
         assert named or f"the list of ais://{BUCKET}" in text, text
-    store, num_fired = done.store, done.num_fired
-    num_faults = sum(target["faults"] for target in store["targets"].values())
-    # Each retry follows a fault that was counted.
-    assert store["retries"] <= num_faults
+    num_fired, num_retries = done.num_fired, done.num_retries
+    # Each retry follows a fault that was counted and is told of.
+    assert num_retries <= done.num_faults
+    assert done.last_fault or not num_retries
     if path.num_needed is None:
         return
     num_more = done.num_asked - path.num_needed
@@ -292,17 +301,16 @@ def judge(done: Outcome, fault: Row, path: Path, truth: Ledger) -> None:
     num_behind = DEPTH if path.is_lean else 1
     if fault.is_silent:
         # A slow machine may be silent, too.
-        assert store["retries"] <= num_behind * num_fired + 2 * path.num_needed
-        assert num_more <= num_behind * max(num_fired, store["retries"])
+        assert num_retries <= num_behind * num_fired + 2 * path.num_needed
+        assert num_more <= num_behind * max(num_fired, num_retries)
         return
     assert num_more <= num_behind * num_fired
     if fault.is_kept:
-        assert (num_more, store["retries"], store["last_fault"]) == (0, 0, "")
+        assert (num_more, num_retries, done.last_fault) == (0, 0, "")
     elif fault.is_exact and done.error is None:
-        assert num_more == store["retries"] == num_fired
+        assert num_more == num_retries == num_fired
     else:
-        assert store["retries"] <= num_fired
-    assert bool(store["last_fault"]) or not store["retries"]
+        assert num_retries <= num_fired
 
 
 # ---- the matrix is whole -------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from headrace_daemon.errors import (
 )
 from headrace_daemon.source.ais.objectread import MAX_CORRUPT
 from headrace_daemon.source.ais.reader import WIDTH
-from tests.support.hardships import PASSING, WAYS
+from tests.support.hardships import WAYS
 from tests.support.loops import LOOPS, run, until
 from tests.support.reading_ais import bucket, listed, open_store, values, wanted
 from tests.support.sources import selected
@@ -135,22 +135,6 @@ def test_by_way_of_a_proxy_it_takes_two(ais: Ais, loop: Loop) -> None:
 
 
 # ---- what passes ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("what", PASSING)
-def test_a_fault_that_passes_changes_nothing(ais: Ais, what: str) -> None:
-    if what == "direct reads denied" and ais.way == "proxy":
-        ais.way = "lean"  # what is asked by way of a proxy is not denied
-    fault = ais.fault(PASSING[what], target="any", path=f"b/{ONE}", times=1)
-    store = run(read_one(ais, stall_s=0.2))
-    assert fault.fired == 1
-    is_slow = what in ("slow", "late")
-    assert len(gets(ais)) == (1 if is_slow else 2)
-    if ais.way != "lean" and what in ("closed without an answer", "reset before the answer"):
-        return  # as on a connection that was idle for too long: aiohttp tries a new one
-    assert store.counts.num_retries == (0 if is_slow else 1)
-    assert bool(store.counts.last_fault) is not is_slow
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -19,7 +19,7 @@ from headrace_daemon.settings import StoreSettings
 from headrace_daemon.source.ais import pieces
 from headrace_daemon.source.store import ManifestStore
 from tests.support.app import AppThread
-from tests.support.commands import headrace
+from tests.support.commands import headrace_here
 from tests.support.files import content
 from tests.support.hardships import WAYS
 from tests.support.loops import run
@@ -336,7 +336,7 @@ def config(store: Store, folder: Path, prefix: str = "") -> Path:
 
 def test_check_shows_the_store_and_its_streams(store: Store, tmp_path: Path) -> None:
     store.put(OBJECTS)
-    done = headrace("check", config(store, tmp_path))
+    done = headrace_here("check", config(store, tmp_path))
     assert (done.returncode, done.stderr) == (0, "")
     assert f"at {store.endpoint}, cluster" in done.stdout
     assert "proxies: 1, targets: 3" in done.stdout
@@ -347,12 +347,12 @@ def test_check_shows_the_store_and_its_streams(store: Store, tmp_path: Path) -> 
 def test_index_says_what_is_new_in_a_bucket(store: Store, tmp_path: Path) -> None:
     store.put(OBJECTS)
     path = config(store, tmp_path)
-    assert "listed ais://" in headrace("index", "--config", path, "--stream", "train").stdout
+    assert "listed ais://" in headrace_here("index", "--config", path, "--stream", "train").stdout
     store.put({"d1/001": b"changed", "new": b"1"})
     store.client.bucket(store.bucket).object("d1/004").delete()
-    kept = headrace("index", "--config", path, "--stream", "train").stdout
+    kept = headrace_here("index", "--config", path, "--stream", "train").stdout
     assert "kept ais://" in kept
-    lines = headrace("index", "--config", path, "--stream", "train", "--refresh").stdout
+    lines = headrace_here("index", "--config", path, "--stream", "train", "--refresh").stdout
     assert "added    1: new" in lines
     assert "removed  1: d1/004" in lines
     assert "changed  1: d1/001" in lines
@@ -366,11 +366,11 @@ def test_index_says_what_is_new_in_a_bucket(store: Store, tmp_path: Path) -> Non
 def test_status_shows_the_store(store: Store) -> None:
     store.put(OBJECTS)
     with store.daemon() as app:
-        before = headrace("status", "--socket", app.socket).stdout
+        before = headrace_here("status", "--socket", app.socket).stdout
         assert f"store    {store.endpoint}, not asked for anything yet" in before
         dataset = DaemonDataset(app.socket, store.stream())
         assert contents(dataset) == OBJECTS
-        after = headrace("status", "--socket", app.socket).stdout
+        after = headrace_here("status", "--socket", app.socket).stdout
         assert "3 targets, reads direct, 0 retries" in after
         assert re.search(r"1\d\d reads by the lean reader, 0 by aiohttp \(.* = 'auto'\)", after)
         assert after.count(" objects, ") == 3
@@ -383,7 +383,7 @@ def test_status_shows_a_store_that_does_not_answer() -> None:
         dataset = DaemonDataset(app.socket, Stream(Objects("ais://b"), Shuffled(batch_size=1)))
         with pytest.raises(errors.FeedError, match="the cluster map: proxy http:"):
             next(iter(dataset))
-        lines = headrace("status", "--socket", app.socket).stdout.splitlines()
+        lines = headrace_here("status", "--socket", app.socket).stdout.splitlines()
         assert "store    http://127.0.0.1:1, has not answered yet" in lines
         assert any("does not answer: proxy http://127.0.0.1:1 cannot be" in line for line in lines)
         dataset.close()

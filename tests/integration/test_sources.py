@@ -10,7 +10,7 @@ from aistore.pytorch import AISIterDataset, AISMapDataset
 from headrace import DaemonDataset, Objects, Stream, errors
 from headrace.plans import Sequential, Shuffled
 from headrace.testing import Ledger, ledger_of
-from tests.support.commands import headrace
+from tests.support.commands import headrace_here
 from tests.support.files import content
 
 if TYPE_CHECKING:
@@ -217,10 +217,10 @@ def test_commands_know_several_sources(store: Store, tmp_path: Path) -> None:
         ("index", "--config", path),
         ("plan", "--config", path, "--steps", "0:2"),
     ):
-        done = headrace(*command)
+        done = headrace_here(*command)
         assert (done.returncode, done.stderr) == (0, ""), done.stdout
         assert shown in done.stdout
         assert "17 samples" in done.stdout
     store.put({"a/99": b"1"})
-    lines = headrace("index", "--config", path, "--refresh").stdout
+    lines = headrace_here("index", "--config", path, "--refresh").stdout
     assert f"added    1: {store.bucket}/a/99" in lines

@@ -10,6 +10,7 @@ import sys
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
+from unittest import mock
 
 from headrace_daemon.cli import main
 
@@ -54,10 +55,14 @@ def headrace(
 
 
 def headrace_here(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """Run a command in this process, as if it had its own: quicker, for refusals without end."""
+    """Run a command in this process, as if it had its own: quicker by all imports."""
     out, err = io.StringIO(), io.StringIO()
     words = [os.fspath(argument) for argument in arguments]
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+    with (
+        mock.patch.dict(os.environ, environment(), clear=True),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
         try:
             main(words)
         except SystemExit as end:

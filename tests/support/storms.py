@@ -24,6 +24,8 @@ from headrace_daemon.source.ais import client, pages, pieces, retry
 from .app import AppThread
 
 if TYPE_CHECKING:
+    from types import TracebackType
+
     import pytest
 
     from .standin import Effect, Fault, StandIn
@@ -129,14 +131,18 @@ class Outcome:
         error: How the stream ended; None: with its last batch.
         num_fired: How often the fault has fired.
         num_asked: Requests that might have met it.
-        store: What ``status`` says of the store.
+        num_retries: By ``status``.
+        num_faults: By ``status``.
+        last_fault: By ``status``, in words.
     """
 
     ledger: Ledger
     error: FeedError | None
     num_fired: int
     num_asked: int
-    store: dict[str, Any]
+    num_retries: int
+    num_faults: int
+    last_fault: str
 
 
 def shrink(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,32 +161,47 @@ def shrink(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, name, value)
 
 
-def storm(
-    ais: StandIn,
-    path: Path,
-    effect: Effect | None,
-    *,
-    rate: float = 1.0,
-    seed: int = 0,
-    is_silent: bool = False,
-) -> Outcome:
-    """Let a new daemon read everything in a storm, and return what has come of it.
+class Storms:
+    """A daemon that is read through in one storm after the other.  A context manager.
 
     Args:
         ais: Has a bucket for all objects.
-        path: Which requests may meet the effect.
-        effect: What befalls them; None: nothing.
-        rate: The share of them.
-        seed: Which.
-        is_silent: Whether the effect is that nothing comes.
-
-    Raises:
-        AssertionError: If something is left of it in the daemon.
+        path: Which requests may meet what befalls them.
+        is_silent: Whether that is that nothing comes.
     """
-    ais.put_many(BUCKET, OBJECTS)
-    ais.forget_requests()
-    ledger, error = Ledger(), None
-    with AppThread().configure(store=path.settings(ais, is_silent=is_silent)) as app:
+
+    def __init__(self, ais: StandIn, path: Path, *, is_silent: bool = False) -> None:
+        self._ais = ais
+        self._path = path
+        self._app = AppThread().configure(store=path.settings(ais, is_silent=is_silent))
+
+    def __enter__(self) -> Storms:
+        self._app.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._app.__exit__(kind, error, traceback)
+
+    def run(self, effect: Effect | None, *, rate: float = 1.0, seed: int = 0) -> Outcome:
+        """Read everything in a storm, and return what has come of it.
+
+        Args:
+            effect: What befalls requests; None: nothing.
+            rate: The share of them.
+            seed: Which.
+
+        Raises:
+            AssertionError: If something is left of it in the daemon.
+        """
+        ais, path, app = self._ais, self._path, self._app
+        ais.put_many(BUCKET, path.objects)
+        ais.forget_requests()
+        before = self._report()
         fault: Fault | None = None
         if effect is not None:
             fault = ais.fault(
@@ -193,6 +214,7 @@ def storm(
                 rate=rate,
                 seed=seed,
             )
+        ledger, error = Ledger(), None
         dataset = DaemonDataset(app.socket, path.stream)
         try:
             for batch in dataset:
@@ -204,13 +226,24 @@ def storm(
             if fault is not None:
                 fault.cancel()
         wait_for_rest(app)
+        after = self._report()
         return Outcome(
             ledger=ledger,
             error=error,
             num_fired=0 if fault is None else fault.fired,
             num_asked=path.num_asked(ais),
-            store=app.call(app.app.report)["store"],
+            num_retries=after["retries"] - before["retries"],
+            num_faults=_num_faults(after) - _num_faults(before),
+            last_fault=after["last_fault"],
         )
+
+    def _report(self) -> dict[str, Any]:
+        report: dict[str, Any] = self._app.call(self._app.app.report)["store"]
+        return report
+
+
+def _num_faults(report: dict[str, Any]) -> int:
+    return sum(target["faults"] for target in report["targets"].values())
 
 
 def wait_for_rest(app: AppThread) -> None:

@@ -201,6 +201,6 @@ def test_what_serve_refuses_is_not_called_valid(tmp_path: Path, text: str, reaso
     path = tmp_path / "headrace.toml"
     path.write_text(f"[daemon]\nsocket = '{tmp_path}/s'\nstate_dir = '{tmp_path}/state'\n{text}")
     for command in (("check", path), ("serve", "--config", path)):
-        done = headrace(*command)
+        done = headrace_here(*command)
         assert (done.returncode, done.stdout) == (2, "")
         assert reason in done.stderr

@@ -12,7 +12,7 @@ import pytest
 
 from headrace_daemon import __version__
 from headrace_daemon.cli import COMMANDS
-from tests.support.commands import HEADRACE, environment, headrace
+from tests.support.commands import HEADRACE, environment, headrace, headrace_here
 
 
 def test_without_a_word_it_says_which_there_are() -> None:
@@ -30,7 +30,7 @@ def test_help_is_no_error() -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_each_command_explains_itself(name: str) -> None:
-    done = headrace(name, "--help")
+    done = headrace_here(name, "--help")
     assert (done.returncode, done.stderr) == (0, "")
     assert f"usage: headrace {name}" in done.stdout
 
@@ -50,7 +50,7 @@ def test_the_installed_script_is_the_same_command() -> None:
     "arguments", [["nonsense"], ["serve", "--nonsense"], ["plan", "--epoch", "first"], ["check"]]
 )
 def test_arguments_that_nobody_knows_are_refused(arguments: list[str]) -> None:
-    done = headrace(*arguments)
+    done = headrace_here(*arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert "error: " in done.stderr
 

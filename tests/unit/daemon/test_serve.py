@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.commands import headrace, headrace_without_rights, serving
+from tests.support.commands import headrace, headrace_here, headrace_without_rights, serving
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -71,7 +71,7 @@ def test_what_cannot_be_served_is_refused_in_one_line(
 ) -> None:
     (folder / "file").write_text("")
     defaults = ["--socket", "{folder}/s", "--state-dir", "{folder}/state"]
-    done = headrace("serve", *(word.format(folder=folder) for word in [*defaults, *arguments]))
+    done = headrace_here("serve", *(word.format(folder=folder) for word in [*defaults, *arguments]))
     assert (done.returncode, done.stdout) == (status, "")
     assert reason in done.stderr
     assert done.stderr.startswith("headrace serve: ")
@@ -108,7 +108,7 @@ def test_a_stream_of_a_store_that_nobody_named_is_refused(
         plan = {{ type = "Sequential", batch_size = 1 }}
         """
     )
-    done = headrace("serve", "--config", path)
+    done = headrace_here("serve", "--config", path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("headrace serve: stream train reads ais://images/train/: the ")
     assert "set [store] endpoints in the configuration, or $AIS_ENDPOINT" in done.stderr
