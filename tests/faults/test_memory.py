@@ -10,9 +10,7 @@ import msgspec
 import pytest
 
 from headrace import DaemonDataset, Stream, errors
-from headrace.client import Channel
 from headrace.plans import Sequential, Shuffled
-from headrace.protocol import Payload
 from headrace.protocol import messages as m
 from headrace.testing import Ledger, ledger_of
 from tests.support.app import AppThread
@@ -20,6 +18,7 @@ from tests.support.daemon import DaemonProcess
 from tests.support.expected import expected
 from tests.support.files import stream_of, write_samples
 from tests.support.loops import turns
+from tests.support.sleeper import ALLOWANCE, Sleeper, peak_bytes
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
 
 MIB: Final = 1 << 20
 BUDGET: Final = 64 * MIB
-ALLOWANCE: Final = 4 * MIB
-"""For what the process needs beside batches: tasks, positions, messages.  It is about 0.6 MiB."""
 
 NUM_LARGE = 96
 
@@ -52,41 +49,6 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Stream:
     )
 
 
-class Sleeper:
-    """A client that opens a feed and takes only what it says.  A context manager."""
-
-    def __init__(self, path: str, stream: Stream, *, credit: int = 0, prefetch: int = 64) -> None:
-        self.channel = Channel.connect(path)
-        plain: dict[str, Any] = msgspec.to_builtins(stream)
-        try:
-            self.channel.send(m.Open(stream=plain, prefetch=prefetch, credit=credit))
-            event = self.channel.receive()
-            assert isinstance(event, m.Opened), event
-        except BaseException:
-            self.channel.close()
-            raise
-
-    def take(self) -> int:
-        """Return the step of the next batch; waits for it."""
-        while isinstance(event := self.channel.receive(), m.Notice):
-            pass
-        assert isinstance(event, Payload), event
-        assert isinstance(event.header, m.Batch)
-        return event.header.step
-
-    def leave(self) -> None:
-        """Close the feed and wait until its memory is back."""
-        self.channel.send(m.Close())
-        while not isinstance(self.channel.receive(), m.End):
-            pass
-
-    def __enter__(self) -> Sleeper:
-        return self
-
-    def __exit__(self, *details: object) -> None:
-        self.channel.close()
-
-
 def is_full(report: dict[str, Any]) -> bool:
     """Tell whether there are feeds, and nothing more can be read ahead for them."""
     feeds, memory = report["feeds"], report["memory"]
@@ -94,12 +56,6 @@ def is_full(report: dict[str, Any]) -> bool:
     return bool(feeds) and all(
         feed["ready"] == feed["slots"] and rest < feed["slot_bytes"] for feed in feeds
     )
-
-
-def peak_bytes(pid: int) -> int:
-    """Return the most memory that a process has ever had."""
-    with open(f"/proc/{pid}/status") as status:
-        return next(int(line.split()[1]) << 10 for line in status if line.startswith("VmHWM:"))
 
 
 @pytest.mark.slow
