@@ -32,6 +32,7 @@ from tests.support.stores import Store
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from tests.support.cluster import Cluster
     from tests.support.trainers import Trainers
 
 
