@@ -291,8 +291,8 @@ def judge(done: Outcome, fault: Row, path: Path, truth: Ledger) -> None:
         named = re.search(rf"(object|bucket) ais://{BUCKET}", text) or "the cluster map" in text
         assert named or f"the list of ais://{BUCKET}" in text, text
     num_fired, num_retries = done.num_fired, done.num_retries
-    # Each retry follows a fault that was counted and is told of.
-    assert num_retries <= done.num_faults
+    # Each retry follows a fault that was counted and is told of, of its own or of the target.
+    assert num_retries <= done.num_faults + done.num_turned_away
     assert done.last_fault or not num_retries
     if path.num_needed is None:
         return
@@ -301,16 +301,18 @@ def judge(done: Outcome, fault: Row, path: Path, truth: Ledger) -> None:
     num_behind = DEPTH if path.is_lean else 1
     if fault.is_silent:
         # A slow machine may be silent, too.
-        assert num_retries <= num_behind * num_fired + 2 * path.num_needed
+        most = num_behind * num_fired + 2 * path.num_needed
+        assert num_retries <= most + done.num_turned_away
         assert num_more <= num_behind * max(num_fired, num_retries)
         return
     assert num_more <= num_behind * num_fired
     if fault.is_kept:
         assert (num_more, num_retries, done.last_fault) == (0, 0, "")
-    elif fault.is_exact and done.error is None:
-        assert num_more == num_retries == num_fired
-    else:
-        assert num_retries <= num_fired
+        return
+    assert num_retries <= num_fired + done.num_turned_away
+    if fault.is_exact and done.error is None:
+        assert num_more == num_fired
+        assert num_retries >= num_fired
 
 
 # ---- the matrix is whole -------------------------------------------------------------------------

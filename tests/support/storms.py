@@ -19,7 +19,7 @@ from headrace.errors import FeedError
 from headrace.plans import Interleaved, Limits, Shuffled
 from headrace.testing import Ledger
 from headrace_daemon.settings import StoreSettings
-from headrace_daemon.source.ais import client, pages, pieces, retry
+from headrace_daemon.source.ais import breaker, client, faults, pages, pieces, retry
 
 from .app import AppThread
 
@@ -133,6 +133,7 @@ class Outcome:
         num_asked: Requests that might have met it.
         num_retries: By ``status``.
         num_faults: By ``status``.
+        num_turned_away: By ``status``: reads that did not ask a target since it had failed others.
         last_fault: By ``status``, in words.
     """
 
@@ -142,11 +143,13 @@ class Outcome:
     num_asked: int
     num_retries: int
     num_faults: int
+    num_turned_away: int
     last_fault: str
 
 
 def shrink(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make what is large some KB, pages some objects, and pauses some milliseconds."""
+    asked_s = faults._seconds
     for module, name, value in (
         (pieces, "LARGE_BYTES", (NUM_PIECES - 1) * PIECE_BYTES),
         (pieces, "MIN_BYTES", PIECE_BYTES),
@@ -155,6 +158,10 @@ def shrink(monkeypatch: pytest.MonkeyPatch) -> None:
         (pages, "PAGE_OBJECTS", PAGE_OBJECTS),
         (retry, "FIRST_PAUSE_S", 0.002),
         (retry, "LONGEST_PAUSE_S", 0.01),
+        (breaker, "FIRST_PAUSE_S", 0.002),
+        (breaker, "LONGEST_PAUSE_S", 0.01),
+        # What a header `Retry-After` asks for, which is a second at least.
+        (faults, "_seconds", lambda text: asked_s(text) / 100),
         # How long a proxy may be silent, which no setting says.
         (client, "PAGE_STALL_S", 2 * STALL_S),
     ):
@@ -234,6 +241,7 @@ class Storms:
             num_asked=path.num_asked(ais),
             num_retries=after["retries"] - before["retries"],
             num_faults=_num_faults(after) - _num_faults(before),
+            num_turned_away=after["turned_away"] - before["turned_away"],
             last_fault=after["last_fault"],
         )
 
