@@ -160,6 +160,8 @@ class ObjectRead(Generic[_Wanted]):
             is_patient = True
             match fault.kind:
                 case Kind.BARRED:
+                    assert fault.gate is not None
+                    fault.gate.num_turned_away += 1
                     await self._wait(fault, was_direct=was_direct)
                     is_patient = False
                 case Kind.NODE:

@@ -61,7 +61,7 @@ class Gate:
         self.places = asyncio.Semaphore(AT_ONCE)
         """One is taken for each exchange by aiohttp, unless that is a probe."""
         self.num_turned_away = 0
-        """Reads that were not let through, each time."""
+        """Reads that were not let through, each time; those that waited for a connection, too."""
 
     @property
     def is_calm(self) -> bool:
@@ -85,8 +85,6 @@ class Gate:
         is_let_through = self._breaker.admits(self._clock())
         if is_let_through:
             self._arm()
-        else:
-            self.num_turned_away += 1
         return is_let_through
 
     def refusal(self) -> Fault:
