@@ -74,6 +74,7 @@ def test_a_suffix_of_ones_own_says_what_ends_like_a_shard() -> None:
     assert taken(Shards("ais://b/x.shard", suffix=".shard")) == [("ais://b", "", ("x.shard",))]
     assert taken(Shards("ais://b/x.tar", suffix=".shard")) == [("ais://b", "x.tar", None)]
     assert taken(Shards("ais://b/x.bin", suffix="")) == [("ais://b", "x.bin", None)]
+    assert taken(Shards("ais://b/x.tar", suffix="")) == [("ais://b", "", ("x.tar",))]
     (one,) = Shards("ais://b", suffix=(".a", ".b")).selections
     assert one.suffix == (".a", ".b")
 
