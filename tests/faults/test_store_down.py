@@ -80,7 +80,7 @@ def test_a_trainer_waits_for_a_store_that_is_down_and_goes_on(ais: StandIn, stor
 def test_past_the_deadline_the_error_names_an_object_and_the_state_loads(
     ais: StandIn, store: Store
 ) -> None:
-    with store.daemon(deadline_s=0.5) as app:
+    with store.daemon(deadline_s=2.0) as app:
         dataset = DaemonDataset(app.socket, store.stream(), prefetch_batches=1)
         truth, ledger = ledger_of(dataset), Ledger()
         dataset.seek(epoch=0)

@@ -248,7 +248,9 @@ def test_objects_that_cannot_be_read_may_be_left_out(ais: Ais) -> None:
         }
         for name in set(NAMES) - {gone, corrupt}:
             asked_for = [one for one in ais.requests if one.path.endswith(f"/b/{name}")]
-            assert len(asked_for) == 1
+            # On the lean wire one that stood behind the changed object is asked for once more: a
+            # body that nobody wants ends its connection.
+            assert len(asked_for) in (1, 2), name
 
     run(main())
     found.clear()

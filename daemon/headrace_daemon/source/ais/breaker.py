@@ -6,13 +6,14 @@ that a target is away.  After some faults in a row, with no answer between them,
 answers one of them (M. Nygard, "Release It!", 2007).
 
 Knows no clock and no loop: times come in as arguments.  Invariant: between two probes there is a
-pause, and no pause is longer than `LONGEST_PAUSE_S`, so that a target is neither besieged nor
-forgotten, whatever became of the probes.
+pause, and no pause is longer than `LONGEST_PAUSE_S` or an eighth of a deadline, so that a target is
+neither besieged nor forgotten, whatever became of the probes.
 """
 
 from __future__ import annotations
 
 from enum import Enum, auto
+from math import inf
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -77,9 +78,11 @@ class Breaker:
 
     Args:
         rng: Draws the pauses; they have no influence on any order of samples.
+        deadline_s: How long a read is tried: several probes are due in that time.
     """
 
     __slots__ = (
+        "_deadline_s",
         "_num_answers",
         "_pause_s",
         "_rng",
@@ -90,8 +93,9 @@ class Breaker:
         "state",
     )
 
-    def __init__(self, rng: random.Random) -> None:
+    def __init__(self, rng: random.Random, deadline_s: float = inf) -> None:
         self._rng = rng
+        self._deadline_s = deadline_s
         self.state = State.CLOSED
         self.num_faults = 0
         """Faults since the last answer."""
@@ -155,4 +159,4 @@ class Breaker:
     def _put_off(self, now_s: float) -> None:
         """Have the next probe wait: a pause as those of `Retry`."""
         self.probe_s = now_s + self._rng.uniform(self._pause_s / 4, self._pause_s)
-        self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
+        self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S, self._deadline_s / 8)

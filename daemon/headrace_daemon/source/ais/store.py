@@ -74,7 +74,7 @@ class AisStore:
         self.client = AisClient(access, deadline_s=settings.deadline_s)
         self.cluster = Cluster(self.client, direct=settings.direct == "auto")
         self.counts = Counts()
-        self.targets = Targets()
+        self.targets = Targets(deadline_s=settings.deadline_s)
         self._lean = LeanWire(
             self.counts,
             self.targets,

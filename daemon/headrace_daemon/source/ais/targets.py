@@ -13,6 +13,7 @@ import random
 import re
 import time
 from collections import deque
+from math import inf
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
@@ -43,13 +44,20 @@ class Gate:
         where: The target, for people.
         clock: Monotonic seconds.
         rng: Draws pauses.
+        deadline_s: How long a read is tried.
     """
 
-    def __init__(self, where: str, clock: Callable[[], float], rng: random.Random) -> None:
+    def __init__(
+        self,
+        where: str,
+        clock: Callable[[], float],
+        rng: random.Random,
+        deadline_s: float = inf,
+    ) -> None:
         self.where = where
         """The target, for people."""
         self._clock = clock
-        self._breaker = Breaker(rng)
+        self._breaker = Breaker(rng, deadline_s)
         self._waiters: deque[asyncio.Future[None]] = deque()
         # Wakes the first of them when a probe is due.
         self._timer: asyncio.TimerHandle | None = None
@@ -204,12 +212,18 @@ class Targets:
     Args:
         clock: Monotonic seconds.
         rng: Draws pauses; they have no influence on any order of samples.
+        deadline_s: How long a read is tried.
     """
 
     def __init__(
-        self, *, clock: Callable[[], float] = time.monotonic, rng: random.Random | None = None
+        self,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        rng: random.Random | None = None,
+        deadline_s: float = inf,
     ) -> None:
         self._clock = clock
+        self._deadline_s = deadline_s
         self._rng = rng or random.Random()
         # By address, and by whatever was written for it.
         self._gates: dict[str, Gate] = {}
@@ -229,7 +243,9 @@ class Targets:
             gate = self._gates.get(address)
             if gate is None:
                 self._tidy()
-                gate = self._gates[address] = Gate(where or f"target {url}", self._clock, self._rng)
+                where = where or f"target {url}"
+                gate = Gate(where, self._clock, self._rng, self._deadline_s)
+                self._gates[address] = gate
             self._written[url] = gate
         if where:
             gate.where = where
