@@ -259,7 +259,10 @@ def run(stored: Stored, batch_size: int, workers: dict[str, int]) -> None:
         "shuffled": plans.Shuffled(batch_size=batch_size, seed=17),
     }
     dues = {name: stored.due(plan, EPOCHS) for name, plan in ours.items()}
-    joined = stored.due(ours["shuffled"], EPOCHS, twice=True)
+    joined = {
+        "joined in order": ours["sequential"],
+        "joined, shuffled": ours["shuffled"],
+    }
     with environment(stored.endpoint), daemon(memory="1GiB") as node:
         for source in (stored.images, stored.pairs):  # indexed before anything is measured
             warm = DaemonDataset(node.socket, Stream(source, ours["sequential"]))
@@ -269,9 +272,11 @@ def run(stored: Stored, batch_size: int, workers: dict[str, int]) -> None:
             f"headrace, {name}": partial(headrace, stored, node.socket, plan, dues[name])
             for name, plan in ours.items()
         }
-        cases["headrace, joined"] = partial(
-            headrace, stored, node.socket, ours["shuffled"], joined, joined=True
-        )
+        for name, plan in joined.items():
+            due = stored.due(plan, EPOCHS, twice=True)
+            cases[f"headrace, {name}"] = partial(
+                headrace, stored, node.socket, plan, due, joined=True
+            )
         for what, number in workers.items():
             loader = MAKERS[what](stored, batch_size, number)
             cases[f"{what}, {number} workers"] = partial(native, stored, what, loader)
@@ -295,9 +300,10 @@ def run(stored: Stored, batch_size: int, workers: dict[str, int]) -> None:
         cpu = case["us/sample client"].median / results[rival]["us/sample client"].median
         verdict = "met" if ratio >= target else "MISSED"
         print(f"{name}: {ratio:.2f} times {rival}, CPU {cpu:.2f}; target {target:g}: {verdict}")
-    pairs, theirs = results["headrace, joined"], results["AISMultiShardStream"]
-    ratio = pairs["samples/s"].median / theirs["samples/s"].median
-    print(f"joined: {ratio:.0f} times; target 200: {'met' if ratio >= 200 else 'MISSED'}")
+    theirs = results["AISMultiShardStream"]["samples/s"].median
+    for name in joined:
+        ratio = results[f"headrace, {name}"]["samples/s"].median / theirs
+        print(f"{name}: {ratio:.0f} times; target 200: {'met' if ratio >= 200 else 'MISSED'}")
 
 
 def main() -> None:
