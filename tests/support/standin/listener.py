@@ -100,24 +100,38 @@ class Listener:
     async def open(self) -> None:
         """Listen; it is no error if it does so already."""
         if self._server is None:
+            self._protocols.is_welcome = True
             sock = socket.socket()
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.bind(("127.0.0.1", self.port))
             loop = asyncio.get_running_loop()
             self._server = await loop.create_server(self._protocols, sock=sock, backlog=_BACKLOG)
 
+    async def quiesce(self) -> None:
+        """Accept nothing more, and wait until what was accepted has its transport.
+
+        A server that is closed between the two leaves a transport that nobody closes.
+        """
+        if self._server is not None:
+            loop = asyncio.get_running_loop()
+            for sock in self._server.sockets:
+                loop.remove_reader(sock.fileno())
+            for _ in range(3):
+                await asyncio.sleep(0)
+
     def close(self) -> None:
         """Refuse connections, and reset those that there are; it is no error to do so again."""
         if self._server is not None:
             self._server.close()
             self._server = None
+        self._protocols.is_welcome = False
         self._protocols.reset()
 
     async def release(self) -> None:
         """Give the port back, and wait until every connection is gone."""
+        await self.quiesce()
         self.close()
-        # What was accepted in this turn of the loop has its transport in one of the next; the end
-        # of the loop would leave its socket open.
+        # The end of the loop would leave the socket of what was accepted in this turn open.
         for _ in range(3):
             await asyncio.sleep(0)
         self._protocols.reset()
@@ -147,11 +161,16 @@ class _Protocols(web.Server):
         self._numbers = numbers
         self._answer_one = answer
         self._open: dict[RequestHandler, Connection] = {}
+        self.is_welcome = False
+        """Whether connections stay: what was accepted just before its node died has its transport
+        in one of the next turns of the loop."""
 
     def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
         super().connection_made(handler, transport)
         connection = self._open[handler] = Connection(next(self._numbers), transport)
         connection.idle(HEADER_TIMEOUT_S)
+        if not self.is_welcome:
+            connection.reset()
 
     def connection_lost(self, handler: RequestHandler, exc: BaseException | None = None) -> None:
         connection = self._open.pop(handler, None)

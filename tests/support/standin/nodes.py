@@ -63,7 +63,11 @@ class Node:
 
     def stop(self) -> None:
         """Let it die: its connections are reset, its port refuses; the map does not change."""
-        self._run(self.die)
+        self._run(self._stop)
+
+    async def _stop(self) -> None:
+        await self.listener.quiesce()
+        self.die()
 
     def start(self) -> None:
         """Start it again on the same port, with what is on its disks; the map does not change."""
