@@ -21,6 +21,8 @@ from aiohttp import web
 
 from headrace_daemon.source.ais.clustermap import parse
 
+from .ais import RELAYS
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from multiprocessing.connection import Connection
@@ -39,7 +41,9 @@ def away(endpoint: str, delay_s: float) -> Iterator[str]:
     """
     ours, theirs = multiprocessing.Pipe()
     context = multiprocessing.get_context("spawn")
-    process = context.Process(target=_run, args=(endpoint, delay_s, theirs), daemon=True)
+    process = context.Process(
+        target=_run, name=RELAYS, args=(endpoint, delay_s, theirs), daemon=True
+    )
     process.start()
     try:
         yield cast("str", ours.recv())
@@ -182,5 +186,5 @@ class _Far(asyncio.Protocol):
         data = self._held.popleft()
         if data is None:
             self._near.close()
-        else:
+        elif not self._near.is_closing():  # the client has left
             self._near.write(data)
