@@ -142,9 +142,10 @@ class Inventory:
         self._known = known
 
     async def take(self, source: Source) -> Manifest:
-        """Return what a source has now, stored among the manifests.
+        """Return what a source has now, for `ManifestStore.keep`.
 
-        Of shards that are streamed, that is the table of shards.
+        Of shards that are streamed, that is the table of shards.  Its files may be gone when this
+        returns: what is mapped of them stays.
 
         Raises:
             SourceError: If something of it cannot be listed or indexed, or it is empty.

@@ -91,9 +91,7 @@ class ManifestStore:
         try:
             # Read each time: another process may have listed the source anew.
             versions = np.load(path, allow_pickle=False)
-        except FileNotFoundError:
-            raise
-        except UNREADABLE as error:
+        except UNREADABLE as error:  # one that is not there, too
             raise FileNotFoundError(path) from error
         if versions.dtype.kind != "S" or versions.shape != (len(manifest.placement.table),):
             raise FileNotFoundError(path)
