@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 from .errors import MemberError, PlanError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
 
 MemberRule = Literal["webdataset", "aistore", "files"]
 """How names become keys and fields."""
@@ -137,28 +137,6 @@ def group_members(
             raise MemberError(name, key=split.key, field=split.field, shard=shard)
         members[split.field] = index
     return [MemberSample(key, members) for key, members in samples]
-
-
-def field_names(samples: Iterable[MemberSample]) -> tuple[str, ...]:
-    """Return the fields that any of the samples has, sorted.
-
-    The fields of a data set are fixed when it is indexed, over all of its shards, so that its first
-    sample has the same fields as its last one; a sample without one of them has it empty.
-    """
-    return tuple(sorted({field for sample in samples for field in sample.members}))
-
-
-def member_table(samples: Sequence[MemberSample], fields: Sequence[str]) -> list[list[int | None]]:
-    """Return the member of each declared field, for each sample.
-
-    Args:
-        samples: What `group_members` returned.
-        fields: Declared fields, or `field_names` of all shards; others are left out.
-
-    Returns:
-        One row for each sample with one index for each field, None where the sample lacks it.
-    """
-    return [[sample.members.get(field) for field in fields] for sample in samples]
 
 
 def aistore_base(name: str) -> str:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.errors import MemberError, PlanError
-from headrace.members import MemberSample, field_names, group_members, member_table, split_name
+from headrace.members import MemberSample, group_members, split_name
 
 NAMES = st.text(alphabet="ab./X", max_size=9)
 
@@ -71,12 +71,6 @@ def test_files_are_samples_in_the_order_of_their_names() -> None:
         ("b/2.x", {"data": 0}),
     ]
     assert split_name(".x", "files") == (".x", "data")
-
-
-def test_fields_are_the_same_for_all_samples() -> None:
-    samples = group_members(["a.jpg", "b.cls", "b.jpg"])
-    assert field_names(samples) == ("cls", "jpg")
-    assert member_table(samples, field_names(samples)) == [[None, 0], [1, 2]]
 
 
 def test_an_unknown_rule_is_refused_even_without_members() -> None:
