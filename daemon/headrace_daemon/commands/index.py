@@ -98,4 +98,5 @@ def _amount(manifest: Manifest) -> str:
     samples = f"{len(manifest)} samples"
     if manifest.placement is None:
         return samples
-    return f"{samples} in {len(manifest.placement.table)} shards"
+    number = len(manifest.placement.table)
+    return f"{samples} in {number} shard{'s' * (number != 1)}"
