@@ -111,27 +111,27 @@ LARGE: Final = {"AISMapDataset": 2, PARALLEL: 1}
 QUESTIONS: Final = {
     "10KiB": Question(
         size=10 << 10,
-        samples=2_048,
-        trial=768,
-        epochs=6,
+        samples=4_096,
+        trial=1_024,
+        epochs=4,
         batch_sizes=(32, 256),
         chosen=SMALL,
         targets={"AISMapDataset": 12.0, BATCHED: 2.0},
     ),
     "100KiB": Question(
         size=100 << 10,
-        samples=1_024,
-        trial=512,
-        epochs=4,
+        samples=3_072,
+        trial=1_024,
+        epochs=3,
         batch_sizes=(32,),
         chosen=SMALL,
         targets={"AISMapDataset": 8.0},
     ),
     "10KiB+5ms": Question(
         size=10 << 10,
-        samples=2_048,
-        trial=512,
-        epochs=6,
+        samples=8_192,
+        trial=2_048,
+        epochs=3,
         batch_sizes=(32, 256),
         chosen=MAP_ONLY,
         targets={"AISMapDataset": 20.0},
@@ -336,14 +336,15 @@ class Settings:
 
 
 def rate(side: Side, settings: Settings) -> float:
-    """Return the samples/s of the first part of a pass, once the workers have started."""
+    """Return the samples/s in the midst of a pass: without the start and the end of the workers."""
     loader, _ = settings.loader(side)
-    next(iter(loader))
-    wanted, count, started = side.question.trial, 0, time.perf_counter()
-    for batch in loader:
-        count += len(batch)
-        if count >= wanted:
-            break
+    batches = iter(loader)
+    # By then each worker has delivered, and all have as much in hand as they will have at the end.
+    for _ in range(max(1, settings.num_workers)):
+        next(batches)
+    count, started = 0, time.perf_counter()
+    while count < side.question.trial:
+        count += len(next(batches))
     return count / (time.perf_counter() - started)
 
 

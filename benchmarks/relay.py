@@ -1,8 +1,9 @@
 """A cluster that is some milliseconds away: relays in front of its nodes that hold answers back.
 
-Each target has a relay that passes bytes on as they are and holds back what the target sends; the
-proxy has one that speaks HTTP, since the map and the redirects that it sends have to name the
-relays.  All relays run in one process of their own; what it spends counts for no side.
+Each node has a relay that passes bytes on, and holds back what the node sends.  The map and the
+redirects that the proxy sends have to name the relays: they do, since a relay's port has as many
+digits as that of its node, so that one can be written over the other.  All relays run in one
+process of their own; what it spends counts for no side, though it takes from the cores of all.
 """
 
 from __future__ import annotations
@@ -10,14 +11,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import multiprocessing
+import urllib.request
 from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Final, cast
 from urllib.parse import urlsplit
 
-import aiohttp
 import uvloop
-from aiohttp import web
 
 from headrace_daemon.source.ais.clustermap import parse
 
@@ -27,8 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from multiprocessing.connection import Connection
 
-_TEXT: Final = ("application/json", "text/")
-_PASSED: Final = ("Content-Type", "Authorization", "Range", "Accept")
+_HOST: Final = "127.0.0.1"
 
 
 @contextlib.contextmanager
@@ -45,94 +44,53 @@ def away(endpoint: str, delay_s: float) -> Iterator[str]:
         target=_run, name=RELAYS, args=(endpoint, delay_s, theirs), daemon=True
     )
     process.start()
+    theirs.close()
     try:
         yield cast("str", ours.recv())
     finally:
-        ours.send(None)
+        # Workers of loaders may hold this end as well: closing it is not enough.
+        with contextlib.suppress(BrokenPipeError):
+            ours.send(None)
+        ours.close()
         process.join(10)
 
 
 def _run(endpoint: str, delay_s: float, pipe: Connection) -> None:
-    uvloop.run(_serve(endpoint, delay_s, pipe))
+    with urllib.request.urlopen(f"{endpoint}/v1/daemon?what=smap", timeout=10) as answer:
+        targets = [node.url for node in parse(answer.read()).targets.values()]
+    uvloop.run(_serve(endpoint, targets, delay_s, pipe))
 
 
-async def _serve(endpoint: str, delay_s: float, pipe: Connection) -> None:
+async def _serve(endpoint: str, targets: list[str], delay_s: float, pipe: Connection) -> None:
     loop = asyncio.get_running_loop()
-    async with aiohttp.ClientSession(auto_decompress=False) as session:
-        async with session.get(f"{endpoint}/v1/daemon?what=smap") as answer:
-            smap = parse(await answer.read())
-        names: dict[str, str] = {}
-        for node in smap.targets.values():
-            parts = urlsplit(node.url)
-            assert parts.hostname is not None
-            assert parts.port is not None
-            near = partial(_Near, parts.hostname, parts.port, delay_s)
-            server = await loop.create_server(near, "127.0.0.1", 0)
-            names[node.url] = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        front = _Front(session, endpoint, names, delay_s)
-        app = web.Application(client_max_size=1 << 30)
-        app.router.add_route("*", "/{path:.*}", front.handle)
-        runner = web.AppRunner(app)
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        (host, port) = runner.addresses[0][:2]
-        names[endpoint] = f"http://{host}:{port}"
-        pipe.send(names[endpoint])
+    names: dict[bytes, bytes] = {}
+
+    async def relay(url: str, told: dict[bytes, bytes]) -> str:
+        own = urlsplit(url).port
+        assert own is not None
+        near = partial(_Near, own, delay_s, told)
+        server = await loop.create_server(near, _HOST, 0)
+        port = server.sockets[0].getsockname()[1]
+        assert len(str(port)) == len(str(own)), f"ports {own} and {port} differ in length"
+        # A URL has the two in one, the map has them apart as well.
+        for form in (f"{_HOST}:%s", '"daemon_port":"%s"'):
+            names[(form % own).encode()] = (form % port).encode()
+        return f"http://{_HOST}:{port}"
+
+    for url in targets:
+        await relay(url, {})
+    pipe.send(await relay(endpoint, names))
+    with contextlib.suppress(EOFError):
         await loop.run_in_executor(None, pipe.recv)
-        await runner.cleanup()
-
-
-class _Front:
-    """The relay of a proxy."""
-
-    def __init__(
-        self, session: aiohttp.ClientSession, endpoint: str, names: dict[str, str], delay_s: float
-    ) -> None:
-        self._session = session
-        self._endpoint = endpoint
-        self._names = names
-        self._delay_s = delay_s
-
-    async def handle(self, request: web.Request) -> web.Response:
-        body = await request.read()
-        headers = {name: request.headers[name] for name in _PASSED if name in request.headers}
-        async with self._session.request(
-            request.method,
-            self._endpoint + request.raw_path,
-            data=body or None,
-            headers=headers,
-            allow_redirects=False,
-        ) as answer:
-            data = await answer.read()
-            kind = answer.headers.get("Content-Type", "")
-            if kind.startswith(_TEXT):
-                data = self._renamed(data.decode()).encode()
-            told = {
-                name: self._renamed(value)
-                for name, value in answer.headers.items()
-                if name.startswith(("Ais-", "Location", "Content-Type", "Hdr-"))
-            }
-        await asyncio.sleep(self._delay_s)
-        return web.Response(status=answer.status, body=data, headers=told)
-
-    def _renamed(self, text: str) -> str:
-        for own, name in self._names.items():
-            text = text.replace(own, name)
-            # The map has host and port apart from the URL.
-            text = text.replace(
-                f'"daemon_port":"{urlsplit(own).port}"', f'"daemon_port":"{urlsplit(name).port}"'
-            )
-        return text
 
 
 class _Near(asyncio.Protocol):
     """The side of a connection that the client is on."""
 
-    def __init__(self, host: str, port: int, delay_s: float) -> None:
-        self._host = host
+    def __init__(self, port: int, delay_s: float, names: dict[bytes, bytes]) -> None:
         self._port = port
         self._delay_s = delay_s
+        self._names = names
         self._early: list[bytes] = []
         self._far: asyncio.Transport | None = None
         self._transport: asyncio.Transport | None = None
@@ -148,7 +106,7 @@ class _Near(asyncio.Protocol):
         assert self._transport is not None
         near = self._transport
         far, _ = await loop.create_connection(
-            lambda: _Far(near, self._delay_s), self._host, self._port
+            lambda: _Far(near, self._delay_s, self._names), _HOST, self._port
         )
         self._far = far
         for data in self._early:
@@ -167,24 +125,36 @@ class _Near(asyncio.Protocol):
 
 
 class _Far(asyncio.Protocol):
-    """The side of a connection that the target is on: what comes is held back."""
+    """The side of a connection that the node is on: what comes is held back."""
 
-    def __init__(self, near: asyncio.Transport, delay_s: float) -> None:
+    def __init__(self, near: asyncio.Transport, delay_s: float, names: dict[bytes, bytes]) -> None:
         self._near = near
         self._delay_s = delay_s
+        self._names = names
         self._held: deque[bytes | None] = deque()
 
     def data_received(self, data: bytes) -> None:
+        self._hold(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._hold(None)
+
+    def _hold(self, data: bytes | None) -> None:
         self._held.append(data)
         asyncio.get_running_loop().call_later(self._delay_s, self._pass_on)
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._held.append(None)
-        asyncio.get_running_loop().call_later(self._delay_s, self._pass_on)
-
     def _pass_on(self) -> None:
+        if not self._held:
+            return
         data = self._held.popleft()
         if data is None:
             self._near.close()
-        elif not self._near.is_closing():  # the client has left
+            return
+        if self._names:
+            # Wherever an answer came apart: it is whole by now, and so are the names in it.
+            while self._held and self._held[0] is not None:
+                data += self._held.popleft() or b""
+            for own, name in self._names.items():
+                data = data.replace(own, name)
+        if not self._near.is_closing():  # the client has left
             self._near.write(data)
