@@ -107,7 +107,7 @@ class Delivered:
     """Sum of the digests of (name, bytes), modulo 2^64."""
     _order: Any = field(default_factory=xxhash.xxh3_64)
 
-    def add(self, name: str, data: bytes) -> None:
+    def add(self, name: str, data: bytes | memoryview) -> None:
         """Take note of a sample."""
         digest = xxhash.xxh3_64_digest(data, xxhash.xxh32_intdigest(name.encode()))
         self.count += 1
@@ -150,20 +150,20 @@ def measured(deliver: Callable[[], int]) -> dict[str, float]:
 
     Returns:
         ``samples/s``; µs of CPU per sample: ``client`` is this process with all its children, such
-        as workers and a daemon, but for the nodes of the cluster, which are ``cluster``.
+        as workers and a daemon, but for the nodes of the cluster, which are ``cluster``, and for
+        the relays that it may be behind, which are ``relays``.
     """
     before = _cpu_by_process()
     started = time.perf_counter()
     count = deliver()
     wall = time.perf_counter() - started
     # Processes that have come meanwhile count from their start; none goes during a pass.
-    used = {NODE: 0.0, "": 0.0}
+    used = {"us/sample client": 0.0, "cluster": 0.0}
     for process, (side, seconds) in _cpu_by_process().items():
-        used[side] += seconds - before.get(process, (side, 0.0))[1]
-    return {
-        "samples/s": count / wall,
-        "us/sample client": used[""] / count * 1e6,
-        "cluster": used[NODE] / count * 1e6,
+        spent = seconds - before.get(process, (side, 0.0))[1]
+        used[side] = used.get(side, 0.0) + spent
+    return {"samples/s": count / wall} | {
+        side: seconds / count * 1e6 for side, seconds in used.items()
     }
 
 
@@ -171,10 +171,12 @@ def _cpu_by_process() -> dict[int, tuple[str, float]]:
     """Return the side and the CPU seconds so far of this process and all below it."""
     me = psutil.Process()
     node = Path(find_aisnode() or NODE).name
+    relays = {child.pid for child in multiprocessing.active_children() if child.name == RELAYS}
     found = {}
     for process in (me, *me.children(recursive=True)):
         with contextlib.suppress(psutil.NoSuchProcess):
             times = process.cpu_times()
-            side = NODE if process.name() == node else ""
+            side = "cluster" if process.name() == node else "us/sample client"
+            side = "relays" if process.pid in relays else side
             found[process.pid] = (side, float(times.user + times.system))
     return found

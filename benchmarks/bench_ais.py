@@ -33,6 +33,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import sys
 import time
 import warnings
@@ -47,6 +48,7 @@ from aistore.pytorch import AISIterDataset, AISMapDataset
 from aistore.pytorch.batch_iter_dataset import AISBatchIterDataset
 from aistore.pytorch.parallel_map_dataset import AISParallelMapDataset
 from aistore.sdk import Client
+from aistore.sdk.obj.content_iterator.buffer import ParallelBuffer
 from torch.utils.data import DataLoader
 from yarl import URL
 
@@ -160,7 +162,7 @@ QUESTIONS: Final = {
 }
 
 Contents = dict[str, bytes]
-Sample = tuple[str, bytes]
+Sample = tuple[str, bytes | ParallelBuffer]
 
 
 def as_list(values: list[Any]) -> list[Any]:
@@ -242,9 +244,11 @@ def native(
     def deliver() -> int:
         for batch in loader:
             for name, data in batch:
-                found.add(name, bytes(data.buf) if hasattr(data, "buf") else data)
-                if hasattr(data, "close"):
+                if isinstance(data, ParallelBuffer):
+                    found.add(name, data.buf)
                     data.close()
+                else:
+                    found.add(name, data)
         return found.count
 
     figures = measured(deliver)
@@ -336,16 +340,24 @@ class Settings:
 
 
 def rate(side: Side, settings: Settings) -> float:
-    """Return the samples/s in the midst of a pass: without the start and the end of the workers."""
+    """Return the samples/s of passes in their midst, without the start of the workers."""
     loader, _ = settings.loader(side)
-    batches = iter(loader)
+    batches = itertools.chain.from_iterable(itertools.repeat(loader))
     # By then each worker has delivered, and all have as much in hand as they will have at the end.
     for _ in range(max(1, settings.num_workers)):
-        next(batches)
+        drop(next(batches))
     count, started = 0, time.perf_counter()
     while count < side.question.trial:
-        count += len(next(batches))
+        count += drop(next(batches))
     return count / (time.perf_counter() - started)
+
+
+def drop(batch: list[Sample]) -> int:
+    """Free what a batch holds, and return its number of samples."""
+    for _, data in batch:
+        if isinstance(data, ParallelBuffer):
+            data.close()
+    return len(batch)
 
 
 def best(side: Side, dataset: str, number: int) -> list[Settings]:

@@ -3,7 +3,7 @@
 Each node has a relay that passes bytes on, and holds back what the node sends.  The map and the
 redirects that the proxy sends have to name the relays: they do, since a relay's port has as many
 digits as that of its node, so that one can be written over the other.  All relays run in one
-process of their own; what it spends counts for no side, though it takes from the cores of all.
+process of their own; what it spends is no side's, though it takes from the cores of all.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class _Near(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._far is None:
             self._early.append(data)
-        else:
+        elif not self._far.is_closing():  # the node has left
             self._far.write(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
