@@ -75,7 +75,7 @@ class Lookahead:
         if mean_s > FULL_RATIO * self._shortest_s:
             self.num_slots = max(self._num_asked, before - max(1, before // 8))
         elif is_short and mean_s > NEAR_S and mean_s < FREE_RATIO * self._shortest_s:
-            self.num_slots = min(MAX_FACTOR * self._num_asked, before + max(1, before // 2))
+            self.num_slots = min(MAX_FACTOR * self._num_asked, 2 * before)
         self._num_filled = self._num_given = self._num_short = 0
         self._total_s = 0.0
         return self.num_slots != before
