@@ -19,7 +19,7 @@ from headrace.plans.program import Place
 from headrace.plans.streamed import SAMPLE_BITS, Spot, StreamedProgram, sample_index
 
 from ..assemble.layout import room_of
-from ..errors import ObjectError, SourceEmptyError
+from ..errors import ObjectError, ObjectUnreadableError, SourceEmptyError
 from ..source.together import run_in_thread
 from .lanes import Lanes, LaneWork
 from .planner import EpochEdge, Finish
@@ -230,7 +230,7 @@ class StreamedPlanner:
                 cutter.pump()
         else:
             if lane.error is not None:
-                self._leave_out(lane, lane.error)
+                self._leave_out(lane, lane.error, cutter.num_given)
             self._lanes.leave_first()
 
     def _open_lanes(self, shard: int, sample: int) -> Lanes:
@@ -250,14 +250,27 @@ class StreamedPlanner:
         # It begins anew if there is another lap; if not, nobody asks.
         self._lanes = self._open_lanes(0, 0)
 
-    def _leave_out(self, lane: Lane, error: HeadraceError) -> None:
+    def _leave_out(self, lane: Lane, error: HeadraceError, num_given: int) -> None:
         """Leave out the rest of a shard that broke off.
+
+        Args:
+            lane: That of the shard.
+            error: What broke it off.
+            num_given: Samples of the present window that were given when the shard was whole.
 
         Raises:
             HeadraceError: If that is not allowed.
         """
         if not self._skips or not isinstance(error, ObjectError):
             raise error
+        if num_given:
+            # Others would follow in its place, and the window have another order.
+            raise ObjectUnreadableError(
+                error.what,
+                f"{error}; it cannot be left out here: {num_given} samples of its window were "
+                "given while it could be read, and the rest would come in another order; restore "
+                "the shard, or go on at the start of an epoch",
+            )
         self._stops[lane.row] = lane.num_samples
         self._found[sample_index(lane.row, lane.num_samples)] = error
 

@@ -105,6 +105,11 @@ class Cutter(Generic[T]):
         """Whether this lap has had no sample so far."""
         return self._spot.place == self._spot.inside == 0 and not self._window
 
+    @property
+    def num_given(self) -> int:
+        """How many entries of the present window were given before its samples came again."""
+        return 0 if self._entries else self._spot.inside
+
     # ---- what comes in -------------------------------------------------------------------------
 
     def add(self, shard: int, number: int, item: T) -> None:
