@@ -174,7 +174,7 @@ class Inventory:
                 place = folder / "table"
                 await run_in_thread(self._executor, partial(table.write, place))
                 try:
-                    return await list_elsewhere(
+                    made = await list_elsewhere(
                         source,
                         place,
                         shards,
@@ -185,6 +185,8 @@ class Inventory:
                         known=self._known,
                         root=folder,
                     )
+                    # What it was given on disk has none.
+                    return made.with_shard_versions(table.versions)
                 except NotMadeError as error:
                     logger.warning("list is made here source=%s: %s", source.location, error)
 

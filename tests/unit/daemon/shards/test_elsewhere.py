@@ -54,9 +54,14 @@ async def inventory(state: Path) -> AsyncIterator[Inventory]:
             yield Inventory(ManifestStore(state), ais=ais, executor=executor)
 
 
-async def taken(source: Shards, state: Path) -> str:
+async def taken(source: Shards, state: Path) -> tuple[str, list[bytes]]:
+    """Return the digest of a list, and what tells a change of each shard."""
     async with inventory(state) as one:
-        return (await one.take(source)).digest
+        manifest = await one.take(source)
+    assert manifest.placement is not None
+    versions = manifest.placement.table.versions
+    assert versions is not None
+    return manifest.digest, versions.tolist()
 
 
 def left_in(state: Path) -> list[str]:
@@ -68,6 +73,7 @@ def test_a_process_makes_the_same_list(
 ) -> None:
     source = Shards(f"{data}/")
     here = run(taken(source, tmp_path / "here"), loop)
+    assert len(set(here[1])) == COUNT
     monkeypatch.setattr(module, "MIN_ELSEWHERE", 0)
     monkeypatch.setattr(module, "list_samples", None)  # it is not made here
     assert run(taken(source, tmp_path / "there"), loop) == here
