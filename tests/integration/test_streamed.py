@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import zlib
 from typing import TYPE_CHECKING, Any, Final
 
@@ -285,6 +286,15 @@ def test_a_daemon_that_is_killed_loses_and_repeats_nothing(
 # ---- what is wrong with shards ---------------------------------------------------------------
 
 
+def rewrite(path: Path, content: bytes) -> None:
+    """Change what a file has in a way that nobody can see: its time stays."""
+    facts = path.stat()
+    aside = path.with_name(".aside")
+    aside.write_bytes(content)
+    os.utime(aside, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    aside.replace(path)  # nobody sees half of it
+
+
 def damage(folder: Path, how: str) -> None:
     """Damage the shard with 7 samples, or take it away."""
     path = folder / "s-3.tgz"
@@ -344,9 +354,7 @@ def test_the_rest_of_a_bad_shard_is_left_out(
     plan = ShardShuffled(batch_size=3, seed=3, window=6)
     stream = Stream(source(folder), plan, on_bad=Skip(repair=repair))
     assert len(DaemonDataset(app.socket, stream).manifest) == 5, "it is listed"
-    bad = bytearray(good)
-    bad[-8:-4] = bytes(4)
-    (folder / "s-3.tgz").write_bytes(bad)
+    rewrite(folder / "s-3.tgz", good[:-8] + bytes(4) + good[-4:])
     dataset = DaemonDataset(app.socket, stream)
     rows, states = [], []
     for batch in dataset:
@@ -363,7 +371,7 @@ def test_the_rest_of_a_bad_shard_is_left_out(
     assert all(state["skips"] == [3 << SAMPLE_BITS | left] for state in noted)
     assert noted
     assert states[-1]["skips"] == ([] if repair else noted[0]["skips"])
-    (folder / "s-3.tgz").write_bytes(good)
+    rewrite(folder / "s-3.tgz", good)
     for done, state in enumerate(states[:-1], start=1):
         if state["skips"]:
             dataset.load_state_dict(state)
@@ -381,18 +389,86 @@ def test_a_bad_shard_is_as_long_each_time_that_shards_begin_again(
     stream = Stream(source(folder), plan, on_bad="skip", steps_per_epoch=60)
     assert len(DaemonDataset(app.socket, stream).manifest) == 5, "it is listed"
     good = (folder / "s-3.tgz").read_bytes()
-    (folder / "s-3.tgz").write_bytes(good[:-8] + bytes(4) + good[-4:])
+    rewrite(folder / "s-3.tgz", good[:-8] + bytes(4) + good[-4:])
     dataset = DaemonDataset(app.socket, stream, prefetch_batches=1)
     keys: list[str] = []
     for batch in dataset:
         keys += batch.sample_keys
         if batch.meta["step"] == 5:  # it was found damaged long ago
-            (tmp_path / "aside").write_bytes(good)
-            (tmp_path / "aside").replace(folder / "s-3.tgz")  # nobody sees half of it
+            rewrite(folder / "s-3.tgz", good)
     dataset.close()
     length = keys[1:].index(keys[0]) + 1
     assert length < sum(SMALL)
     assert keys == [keys[place % length] for place in range(240)]
+
+
+@pytest.mark.parametrize("kind", ["tar", "tgz"])
+def test_a_shard_that_was_changed_is_an_error_also_at_the_same_size(
+    app: AppThread, tmp_path: Path, kind: str
+) -> None:
+    """Of a plain tar nothing else shows it, and a state would go on in another order."""
+    folder = write(tmp_path / "data", kind, (4, 4, 4))
+    stream = Stream(source(folder), Sequential(batch_size=2))
+    dataset = DaemonDataset(app.socket, stream, prefetch_batches=1)
+    first = next(iter(dataset))
+    state = dataset.state_dict()
+    dataset.close()
+    path = folder / f"s-2.{kind}"
+    changed = path.stat().st_mtime_ns + 1
+    path.write_bytes(path.read_bytes())
+    os.utime(path, ns=(changed, changed))
+    dataset = DaemonDataset(app.socket, stream)
+    dataset.load_state_dict(state)
+    keys = list(first.sample_keys)
+    with pytest.raises(errors.FeedError, match=rf"s-2\.{kind}: it was changed .* same size"):
+        for batch in dataset:
+            keys += batch.sample_keys
+    assert keys == [*_keys(0, 4), *_keys(1, 4)]
+    dataset.close()
+
+
+def test_copies_of_shards_have_times_of_their_own(app: AppThread, tmp_path: Path) -> None:
+    rows = []
+    for number, place in enumerate(("one", "other")):
+        folder = write(tmp_path / place, "tgz", SMALL)
+        for path in folder.iterdir():
+            os.utime(path, (number, number))
+        plan = Sequential(batch_size=2)
+        rows.append(read(app.socket, Stream(source(folder), plan)))
+    assert rows[0] == rows[1]
+    objects = Stream(Objects(str(tmp_path / "one")), Sequential(batch_size=2))
+    assert len(read_names(app.socket, objects)) == len(SMALL)
+
+
+def read_names(socket: str, stream: Stream) -> list[str]:
+    dataset = DaemonDataset(socket, stream)
+    names = [name for batch in dataset for name in batch.sample_keys]
+    dataset.close()
+    return names
+
+
+def test_what_breaks_in_a_window_that_was_begun_is_not_left_out(
+    app: AppThread, tmp_path: Path
+) -> None:
+    """Without it others would be in the window, and some of them come twice or never."""
+    folder = write(tmp_path / "data", "tgz", SMALL)
+    plan = ShardShuffled(batch_size=3, seed=3, window=sum(SMALL))
+    stream = Stream(source(folder), plan, on_bad="skip")
+    dataset = DaemonDataset(app.socket, stream)
+    rows, states = [], []
+    for batch in dataset:
+        rows.append(row(batch))
+        states.append(dataset.state_dict())
+    path = folder / "s-3.tgz"
+    good = path.read_bytes()
+    rewrite(path, good[:-8] + bytes(4) + good[-4:])
+    dataset.load_state_dict(states[1])
+    words = r"shard s-3.tgz.*it cannot be left out here: 6 samples of its window were given"
+    with pytest.raises(errors.FeedError, match=words):
+        next(iter(dataset))
+    rewrite(path, good)
+    assert [row(batch) for batch in dataset] == rows[2:]
+    dataset.close()
 
 
 def test_one_more_bad_shard_than_the_limit_ends_the_stream(app: AppThread, tmp_path: Path) -> None:

@@ -144,17 +144,21 @@ class Inventory:
     async def take(self, source: Source) -> Manifest:
         """Return what a source has now, for `ManifestStore.keep`.
 
-        Of shards that are streamed, that is the table of shards.  Its files may be gone when this
-        returns: what is mapped of them stays.
+        Of shards that are streamed, that is the table of shards, with their versions.  Its files
+        may be gone when this returns: what is mapped of them stays.
 
         Raises:
             SourceError: If something of it cannot be listed or indexed, or it is empty.
         """
-        if isinstance(source, Shards) and not source.is_streamed:
-            return await self._take_shards(source, self._root)
         if isinstance(source, MultiShard):
             return await self._take_streams(source)
-        return await self._list(source, self._root)
+        if isinstance(source, Shards) and not source.is_streamed:
+            return await self._take_shards(source, self._root)
+        table = await self._list(source, self._root)
+        if isinstance(source, Shards):
+            shards = await run_in_thread(self._executor, partial(shards_of, source, table))
+            table = as_indexed(table, shards)
+        return table
 
     async def _list(self, source: Located, root: Path, what: str = "") -> Manifest:
         return await list_source(

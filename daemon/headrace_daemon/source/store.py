@@ -19,6 +19,7 @@ import numpy as np
 
 from headrace.manifest import UNREADABLE, Manifest, written_aside
 from headrace.plans.data import combined_digest
+from headrace.sources import is_streamed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -85,7 +86,8 @@ class ManifestStore:
             ManifestMismatchError: If its files are damaged.
         """
         manifest = self.load(digest)
-        if manifest.placement is None:
+        table = _shards_in(source, manifest)
+        if table is None:
             return manifest
         path = self._versions_path(source, digest)
         try:
@@ -93,14 +95,17 @@ class ManifestStore:
             versions = np.load(path, allow_pickle=False)
         except UNREADABLE as error:  # one that is not there, too
             raise FileNotFoundError(path) from error
-        if versions.dtype.kind != "S" or versions.shape != (len(manifest.placement.table),):
+        if versions.dtype.kind != "S" or versions.shape != (len(table),):
             raise FileNotFoundError(path)
-        return manifest.with_shard_versions(versions if versions.any() else None)
+        known = versions if versions.any() else None
+        if table is manifest:
+            return manifest.with_versions(known)
+        return manifest.with_shard_versions(known)
 
     def _keep_versions(self, source: Source, manifest: Manifest) -> None:
-        if manifest.placement is None:
+        table = _shards_in(source, manifest)
+        if table is None:
             return
-        table = manifest.placement.table
         versions = table.versions
         if versions is None:
             versions = np.zeros(len(table), dtype="S1")
@@ -128,7 +133,11 @@ class ManifestStore:
 
     def keep(self, source: Source, manifest: Manifest) -> Manifest:
         """Store a manifest as the current one of a source; return it as mapped from its files."""
-        manifest.save(self.folder)
+        if _shards_in(source, manifest) is manifest:
+            # Copies of the shards, and the same files as objects, share what is written here.
+            manifest.with_versions(None).save(self.folder)
+        else:
+            manifest.save(self.folder)
         self._keep_versions(source, manifest)
         pointer = self._pointer(source)
         pointer.parent.mkdir(parents=True, exist_ok=True)
@@ -176,3 +185,10 @@ class ManifestStore:
 
     def _pointer(self, source: Source) -> Path:
         return self._sources / f"{hashlib.sha256(source.identity).hexdigest()[:32]}.json"
+
+
+def _shards_in(source: Source, manifest: Manifest) -> Manifest | None:
+    """Return the table of the shards that a source has; None if it has objects."""
+    if manifest.placement is not None:
+        return manifest.placement.table
+    return manifest if is_streamed(source) else None

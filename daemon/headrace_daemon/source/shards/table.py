@@ -72,7 +72,7 @@ def _of_file(name: str, path: Path, size: int) -> Shard:
 
 
 def as_indexed(table: Manifest, shards: Sequence[Shard | ObjectError]) -> Manifest:
-    """Return a table with the versions that its shards had when they were indexed."""
+    """Return a table with the versions that its shards had when they were looked at."""
     versions = np.array(
         [shard.version if isinstance(shard, Shard) else b"" for shard in shards], dtype=np.bytes_
     )
