@@ -146,7 +146,9 @@ def ask_store(
     """Run something that asks the cluster of a configuration, in an event loop of its own."""
 
     async def main() -> _T:
-        with ThreadPoolExecutor(1, thread_name_prefix="headrace") as executor:
+        # As many as in a daemon: several shards of a folder are indexed at a time.
+        threads = settings.fetch.max_in_flight
+        with ThreadPoolExecutor(threads, thread_name_prefix="headrace") as executor:
             async with AisStore(settings.store, Access(settings.store), executor) as ais:
                 return await ask(ais, executor)
 
