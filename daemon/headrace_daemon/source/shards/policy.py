@@ -13,10 +13,6 @@ class ShardPolicy:
     links: Literal["skip", "error"] = "skip"
     """Symbolic and hard links are no members, or are refused."""
 
-    paths: Literal["refuse", "keep"] = "refuse"
-    """Names that are absolute or lead upwards (``..``) are refused, or are names like others: they
-    are keys, and nothing is ever written under them."""
-
     max_name_bytes: int = 4096
     """Of one member; that is what a system takes for a path (``PATH_MAX``)."""
 
@@ -35,13 +31,12 @@ class ShardPolicy:
     def __post_init__(self) -> None:
         if self.links not in ("skip", "error"):
             raise ValueError(f"links={self.links!r} is unknown: choose 'skip' or 'error'")
-        if self.paths not in ("refuse", "keep"):
-            raise ValueError(f"paths={self.paths!r} is unknown: choose 'refuse' or 'keep'")
 
     @property
     def identity(self) -> bytes:
         """What an index depends on: shards are indexed anew when this is another one."""
-        return f"links={self.links} paths={self.paths}".encode()
+        # The second word cannot differ any more, but stored indices go by it.
+        return f"links={self.links} paths=refuse".encode()
 
 
 DEFAULT_POLICY = ShardPolicy()

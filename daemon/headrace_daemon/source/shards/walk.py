@@ -405,12 +405,9 @@ def check_name(name: bytes, policy: ShardPolicy) -> None:
             f"its name has {len(name)} bytes, the limit is {policy.max_name_bytes}: shorten it",
             is_refused=True,
         )
-    if policy.paths == "refuse" and (
-        name[0] == 0x2F or (b".." in name and b".." in name.split(b"/"))
-    ):
+    if name[0] == 0x2F or (b".." in name and b".." in name.split(b"/")):
         raise HeaderError(
-            "its name is absolute or leads upwards: make the shard anew with names below its top, "
-            "or take such names for keys like others with paths='keep'",
+            "its name is absolute or leads upwards: make the shard anew with names below its top",
             is_refused=True,
         )
 
