@@ -222,7 +222,7 @@ class Inventory:
         there = [shard for shard in shards if isinstance(shard, Shard)]
 
         def progress(done: int, total: int, members: int) -> None:
-            if done % max(total // _TOLD, 1) == 0 or done == total:
+            if done % -(-total // _TOLD) == 0 or done == total:
                 self._tell(Progress("indexing", done, total, members, what))
 
         made = await index_shards(

@@ -7,23 +7,26 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from headrace.shards import Shards
 from headrace.sources import Objects
 from headrace_daemon.errors import ObjectMissingError, SourceMissingError
 from headrace_daemon.fetch.fetcher import Fetcher
 from headrace_daemon.source import inventory
-from headrace_daemon.source.inventory import list_folders, list_source
+from headrace_daemon.source.inventory import Inventory, list_folders, list_source
 from headrace_daemon.source.reader import ReadRequest
 from headrace_daemon.source.store import ManifestStore
 from tests.support.files import content
 from tests.support.loops import LOOPS, run
 from tests.support.reading_ais import open_store
-from tests.support.sources import folders
+from tests.support.shards import tar_of
+from tests.support.sources import folders, store_without_cluster
 from tests.support.standin import StandIn
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from headrace.manifest import Manifest
+    from headrace_daemon.source.progress import Progress
     from tests.support.loops import Loop
 
 
@@ -75,6 +78,29 @@ def test_progress_goes_on_over_the_edges(tmp_path: Path) -> None:
     told: list[int] = []
     list_folders(Objects(fill(tmp_path, a=2, b=3, c=1)), tmp_path / "manifests", told.append)
     assert told == [2, 5, 6]
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"), [(3, [1, 2, 3]), (4, [1, 2, 3, 4]), (7, [2, 4, 6, 7]), (9, [3, 6, 9])]
+)
+def test_it_is_told_so_often_at_most_how_far_an_indexing_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int, expected: list[int]
+) -> None:
+    monkeypatch.setattr(inventory, "_TOLD", 4)
+    (tmp_path / "shards").mkdir()
+    for number in range(count):
+        (tmp_path / f"shards/{number}.tar").write_bytes(tar_of([(f"{number}.x", b"x")]))
+    told: list[Progress] = []
+
+    async def take() -> None:
+        manifests = ManifestStore(tmp_path / "state")
+        with ThreadPoolExecutor(1) as executor:
+            async with store_without_cluster(executor) as ais:
+                taker = Inventory(manifests, ais=ais, executor=executor, tell=told.append)
+                await taker.take(Shards(f"{tmp_path}/shards/"))
+
+    run(take())
+    assert [one.done for one in told if one.kind == "indexing"] == expected
 
 
 @pytest.mark.parametrize("loop", LOOPS)
