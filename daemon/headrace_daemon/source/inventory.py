@@ -27,7 +27,7 @@ from .shards.join import join_streams
 from .shards.make import index_shards
 from .shards.policy import ShardPolicy
 from .shards.samples import Members, list_samples
-from .shards.table import Divided, as_indexed, shards_of
+from .shards.table import as_indexed, shards_of
 from .together import run_in_thread
 from .writer import ManifestWriter
 
@@ -227,7 +227,7 @@ class Inventory:
 
         made = await index_shards(
             there,
-            Divided(reader_of(source, self._ais, self._executor)),
+            reader_of(source, self._ais, self._executor),
             IndexStore(self._manifests.root, ShardPolicy(links=source.links), known=self._known),
             executor=self._executor,
             progress=progress,

@@ -39,3 +39,8 @@ class Roots:
             reader = self._readers[label]
             found += reader.divide(own) if isinstance(reader, Roots) else [(reader, own)]
         return found
+
+    async def read(self, requests: Sequence[Request]) -> None:
+        """Fill the targets and places of all requests, one root after the other (see `Reader`)."""
+        for reader, own in self.divide(requests):
+            await reader.read(own)

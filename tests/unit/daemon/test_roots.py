@@ -8,7 +8,8 @@ import pytest
 
 from headrace_daemon.source.reader import Place, RangeRequest, ReadRequest
 from headrace_daemon.source.roots import Roots
-from tests.support.reading import ReadyReader
+from tests.support.loops import run
+from tests.support.reading import ReadyReader, value_of
 
 if TYPE_CHECKING:
     from headrace_daemon.source.reader import Reader, Request
@@ -53,6 +54,13 @@ def test_requests_go_to_their_readers_in_their_order_with_the_names_that_these_k
     assert by_name["1.tar"]._replace(name="a/1.tar") == asked[1]
     assert by_name["p/1.tar"]._replace(name="image/x/p/1.tar") == asked[0]
     assert roots.divide([]) == []
+
+
+def test_a_read_fills_what_was_asked_of_each_root() -> None:
+    roots = Roots({label: cast("Reader", ReadyReader()) for label in ("a", "b")})
+    asked = [whole("b/1"), whole("a/2"), whole("b/3")]
+    run(roots.read(asked))
+    assert [bytes(one.target) for one in asked] == [value_of(name, 3) for name in "123"]
 
 
 def test_a_root_that_nobody_knows_is_a_bug() -> None:

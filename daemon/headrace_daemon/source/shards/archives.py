@@ -10,7 +10,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, Literal
 
 from ...errors import ShardRefusedError
-from ..reader import Place, RangeRequest
 from ..together import run_in_thread
 from .policy import DEFAULT_POLICY
 from .stream import STEP_BYTES, StreamedMember, TarStream
@@ -147,9 +146,5 @@ def _groups(members: Sequence[ZipMember]) -> Iterator[list[ZipMember]]:
 
 async def _read(shard: Shard, reader: RangeReader, start: int, stop: int) -> bytes:
     target = bytearray(stop - start)
-    place = Place(start, memoryview(target))
-    request = RangeRequest(
-        shard.name, start, stop, shard.size, (place,), shard.checksum, shard.version
-    )
-    await reader.read((request,))
+    await reader.read((shard.request(start, memoryview(target)),))
     return bytes(target)

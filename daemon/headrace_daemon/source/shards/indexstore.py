@@ -24,6 +24,7 @@ from headrace.manifest import written_aside
 
 from ...errors import StateFolderError
 from ..openfiles import version_of_file
+from ..reader import Place, RangeRequest
 from .index import DamagedIndexError, ShardIndex
 from .policy import DEFAULT_POLICY, ShardPolicy
 
@@ -107,6 +108,11 @@ class Shard(NamedTuple):
         numbers = struct.pack("<qQ", facts.st_mtime_ns, facts.st_ino)
         packed = _packed(facts.st_size, b"file", os.fsencode(path), numbers)
         return cls(name, facts.st_size, packed, version=version_of_file(facts.st_mtime_ns))
+
+    def request(self, start: int, target: memoryview) -> RangeRequest:
+        """Return the request for the bytes from a place on, as many as the target takes."""
+        stop, places = start + len(target), (Place(start, target),)
+        return RangeRequest(self.name, start, stop, self.size, places, self.checksum, self.version)
 
 
 def _packed(size: int, *facts: bytes) -> bytes:

@@ -15,7 +15,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 from ...errors import ObjectError
-from ..reader import Place, RangeRequest
 from ..together import run_in_thread, run_together
 from .index import ShardIndex
 from .walk import TarWalker
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from concurrent.futures import Executor
 
+    from ..reader import RangeRequest
     from .indexstore import IndexStore, Shard
 
 WIDTH: Final = 16
@@ -118,11 +118,7 @@ async def _index(shard: Shard, reader: RangeReader, store: IndexStore) -> ShardI
             # Reads grow by doubling; only an extended header needs more than `MAX_BYTES`.
             piece = bytearray(length)
         target = memoryview(piece)[:length]
-        place = Place(wanted.start, target)
-        request = RangeRequest(
-            shard.name, *wanted, shard.size, (place,), shard.checksum, shard.version
-        )
-        await reader.read((request,))
+        await reader.read((shard.request(wanted.start, target),))
         walker.feed(wanted.start, target)
     return ShardIndex.of(walker.take(), shard.size)
 

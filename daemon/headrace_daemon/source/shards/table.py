@@ -10,15 +10,12 @@ import numpy as np
 from headrace.manifest import Manifest
 
 from ...errors import ObjectChangedError, ObjectError, ObjectUnreadableError
-from ..roots import Roots
 from .indexstore import Shard
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from headrace.shards import Shards
-
-    from ..reader import RangeRequest, Reader
 
 
 def shards_of(source: Shards, table: Manifest) -> list[Shard | ObjectError]:
@@ -79,22 +76,3 @@ def as_indexed(table: Manifest, shards: Sequence[Shard | ObjectError]) -> Manife
     if not versions.any():
         return table
     return Manifest(table.sizes, table.offsets, table.names, table.checksums, versions)
-
-
-class Divided:
-    """Reads ranges of a source that may have several roots.
-
-    Args:
-        reader: That of the source.
-    """
-
-    def __init__(self, reader: Reader | Roots) -> None:
-        self._reader = reader
-
-    async def read(self, requests: Sequence[RangeRequest]) -> None:
-        """Fill the places of all requests (see `Reader.read`)."""
-        if isinstance(self._reader, Roots):
-            for reader, own in self._reader.divide(requests):
-                await reader.read(own)
-        else:
-            await self._reader.read(requests)
