@@ -16,6 +16,7 @@ import numpy as np
 
 from ..errors import SourceError
 from ..source.reader import Place, RangeRequest, release
+from ..source.shards.ranges import facts_of
 from ..source.together import Tasks, run_in_thread, run_together
 from .blocks import BLOCK_BYTES, Blocks
 from .seats import Audience, Seat
@@ -280,25 +281,16 @@ class Stage:
     def _requests(
         self, course: Course, window: Window, group: Group, bad: set[int]
     ) -> list[RangeRequest]:
-        pieces, table = window.pieces, course.placement.table
-        assert pieces is not None, "cut before it is read"
+        assert window.pieces is not None, "cut before it is read"
+        ranges = list(window.pieces.ranges(group.first, group.stop))
+        facts = facts_of(course.placement.table, [shard for shard, *_ in ranges])
         requests = []
-        for piece, (shard, start, stop, block, offset) in enumerate(
-            pieces.ranges(group.first, group.stop), start=group.first
-        ):
-            row = np.array([shard], dtype=np.uint64)
+        for piece, (shard, start, stop, block, offset) in enumerate(ranges, start=group.first):
+            name, size, checksum, version = facts[shard]
             target = window.blocks[block].view[offset : offset + stop - start]
+            place, note = Place(start, target), partial(_note, bad, piece)
             requests.append(
-                RangeRequest(
-                    table.name(shard),
-                    start,
-                    stop,
-                    int(table.sizes[shard]),
-                    (Place(start, target),),
-                    table.checksums_of(row)[0],
-                    table.versions_of(row)[0],
-                    partial(_note, bad, piece),
-                )
+                RangeRequest(name, start, stop, size, (place,), checksum, version, note)
             )
         return requests
 

@@ -78,7 +78,7 @@ def ranges_of(
     places = tuple(map(Place, starts.tolist(), views))
     lasts = [*firsts[1:], len(values)]
     numbers = shards[firsts].tolist()
-    facts = _facts_of(placement.table, numbers)
+    facts = facts_of(placement.table, numbers)
     ends = (starts + lengths).tolist()
     rows = None if on_bad is None else (values % count).tolist()
     requests = []
@@ -114,7 +114,7 @@ def _firsts(
     return firsts
 
 
-def _facts_of(table: Manifest, shards: list[int]) -> dict[int, tuple[str, int, bytes, bytes]]:
+def facts_of(table: Manifest, shards: list[int]) -> dict[int, tuple[str, int, bytes, bytes]]:
     """Return name, size, checksum and version of some shards."""
     distinct = list(set(shards))
     rows = np.array(distinct, dtype=np.uint64)
