@@ -77,14 +77,12 @@ def write_shard(path: Path, first: int, count: int, members: Members) -> None:
         file.truncate(at + 1024)
 
 
-def index(root: Path, state: Path, *, refresh: bool, samples: int) -> dict[str, float]:
+def index(root: Path, state: Path, *, samples: int) -> dict[str, float]:
     shards = [Shard.of_file(path.name, path) for path in sorted(root.iterdir())]
     with ThreadPoolExecutor(2) as threads:
         reader = Folder(root, threads)
         started, cpu = time.perf_counter(), cpu_s()
-        made = asyncio.run(
-            index_shards(shards, reader, IndexStore(state), executor=threads, refresh=refresh)
-        )
+        made = asyncio.run(index_shards(shards, reader, IndexStore(state), executor=threads))
         wall, cpu = time.perf_counter() - started, cpu_s() - cpu
     members = sum(len(one) for one in made if isinstance(one, ShardIndex))
     assert members % samples == 0
@@ -95,21 +93,23 @@ def index(root: Path, state: Path, *, refresh: bool, samples: int) -> dict[str, 
     }
 
 
-def memory(root: Path, state: Path) -> dict[str, float]:
+def index_anew(root: Path, base: Path, *, samples: int) -> dict[str, float]:
+    with tempfile.TemporaryDirectory(dir=base) as state:
+        return index(root, Path(state), samples=samples)
+
+
+def memory(root: Path, base: Path) -> dict[str, float]:
     path = min(root.iterdir())
     shard = Shard.of_file(path.name, path)
-    with ThreadPoolExecutor(1) as threads:
+    with ThreadPoolExecutor(1) as threads, tempfile.TemporaryDirectory(dir=base) as state:
+        reader, store = Folder(root, threads), IndexStore(Path(state))
         tracemalloc.start()
-        (made,) = asyncio.run(
-            index_shards(
-                [shard], Folder(root, threads), IndexStore(state), executor=threads, refresh=True
-            )
-        )
+        (made,) = asyncio.run(index_shards([shard], reader, store, executor=threads))
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
     assert isinstance(made, ShardIndex)
     return {
-        "B/member": (made.num_bytes - len(made.names)) / len(made),
+        "B/member": (made.ends.nbytes + made.starts.nbytes + made.sizes.nbytes) / len(made),
         "B of names": len(made.names) / len(made),
         "peak MiB": peak / 2**20,
     }
@@ -130,12 +130,13 @@ def main() -> None:
             for number in range(shards):
                 path = base / title / f"{number:04d}.tar"
                 write_shard(path, number * samples, samples, members)
-            run = partial(index, base / title, base / "state", samples=shards * samples)
-            cases[title] = partial(run, refresh=True)
+            num_samples = shards * samples
+            cases[title] = partial(index_anew, base / title, base, samples=num_samples)
             if title == "small":
-                cases["small, found again"] = partial(run, refresh=False)
+                run = partial(index, base / title, base / "state", samples=num_samples)
+                cases["small, found again"] = run
         report("index", interleave(cases, repeats=5))
-        memories: Cases = {"memory": partial(memory, base / "small", base / "state")}
+        memories: Cases = {"memory": partial(memory, base / "small", base)}
         report("index", interleave(memories, repeats=1))
 
 

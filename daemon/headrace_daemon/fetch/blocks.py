@@ -49,11 +49,6 @@ class Blocks:
         """Bytes that exist as memory now."""
         return self._account.held
 
-    @property
-    def num_left(self) -> int:
-        """Blocks that are idle, or may still be made as far as the limit goes."""
-        return self.limit - self._num_blocks + len(self._idle)
-
     def try_take(self, count: int) -> list[Memory] | None:
         """Return some blocks, or None where there are not so many."""
         more = max(0, count - len(self._idle))

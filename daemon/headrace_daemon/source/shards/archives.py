@@ -60,7 +60,6 @@ async def stream_members(
     *,
     executor: Executor,
     max_member_bytes: int,
-    kind: ArchiveKind | None = None,
     policy: ShardPolicy = DEFAULT_POLICY,
     hold: Callable[[int], Awaitable[None]] | None = None,
 ) -> AsyncGenerator[StreamedMember, None]:
@@ -74,7 +73,6 @@ async def stream_members(
         reader: That of its source.
         executor: Threads that unpack.
         max_member_bytes: The largest member that is taken.
-        kind: What it is; by its name by default.
         policy: What is refused.
         hold: Called before more memory is taken, or when it is less again, with the bytes that are
             held from then on until it is called again: without the members that were yielded.
@@ -84,7 +82,7 @@ async def stream_members(
         ExtraMissingError: If a package is missing that reads this kind.
         SourceError: If it cannot be read.
     """
-    kind = kind or kind_of(shard.name)
+    kind = kind_of(shard.name)
     if kind == "zip":
         walker = ZipWalker(shard.name, shard.size, max_member_bytes=max_member_bytes, policy=policy)
         while walker.wanted is not None:

@@ -71,16 +71,6 @@ class ShardIndex:
     def __len__(self) -> int:
         return len(self.sizes)
 
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of memory that it takes, names included."""
-        return len(self) * _MEMBER_BYTES + len(self.names)
-
-    def name(self, member: int) -> str:
-        """Return the name of a member, 0 <= member < len."""
-        first = int(self.ends[member - 1]) if member else 0
-        return self.names[first : int(self.ends[member])].tobytes().decode()
-
     def all_names(self) -> list[str]:
         """Return the names of all members, for `headrace.members`; some 80 B more for each."""
         blob = self.names.data

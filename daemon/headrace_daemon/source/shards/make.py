@@ -47,7 +47,6 @@ async def index_shards(
     progress: Callable[[int, int, int], None] = lambda done, total, members: None,
     width: int = WIDTH,
     on_bad: Literal["fail", "skip"] = "fail",
-    refresh: bool = False,
 ) -> list[ShardIndex | ObjectError]:
     """Return the index of each shard, made or as it was stored.
 
@@ -63,7 +62,6 @@ async def index_shards(
         width: Shards under way at a time.
         on_bad: ``"fail"``: the first shard that cannot be read ends all; ``"skip"``: its error
             stands in the place of its index.
-        refresh: Make all anew.
 
     Raises:
         ShardError: If a shard is damaged or refused, with its name.
@@ -83,7 +81,7 @@ async def index_shards(
         for number in todo:
             shard = shards[number]
             index: ShardIndex | ObjectError | None = None
-            if not refresh and shard.is_certain:
+            if shard.is_certain:
                 index = await run_in_thread(executor, partial(store.load, shard))
             if index is None:
                 try:

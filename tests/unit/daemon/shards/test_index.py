@@ -52,10 +52,8 @@ def test_an_index_has_names_places_and_sizes_also_from_its_file() -> None:
     again = ShardIndex.load(saved(index), KEY, len(DATA))
     for one in (index, again):
         assert told(one) == EXPECTED
-        assert [one.name(member) for member in range(3)] == [name for name, *_ in EXPECTED]
         assert len(one) == 3
         assert one.shard_bytes == len(DATA)
-        assert one.num_bytes == 3 * 24 + len("a/ü.jpga/ü.clsb.jpg".encode())
         with pytest.raises(ValueError, match="read-only"):
             one.sizes[0] = 1
     empty = index_of(bytes(1024))
