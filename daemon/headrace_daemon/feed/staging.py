@@ -1,7 +1,7 @@
 """Who reads from the stage: feeds that pass through shards in long runs, most of them on this node.
 
-All others read ranges of what they deliver, which is right, and best, for one feed in order and for
-samples that are shuffled over all shards.
+All others read ranges of what they deliver, which is right, and best, for samples that are shuffled
+over all shards, and for one feed in order whose batches are long (`Course.of`).
 """
 
 from __future__ import annotations

@@ -36,10 +36,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 WIDTH: Final = 8
-"""Groups of a window that are read side by side; others of the node keep their places."""
+"""Groups of a window that are read side by side.  Where a reader takes places of the fetcher, two
+windows can take all that there are by default, and what others read waits for its turn."""
 
 GROUP_BYTES: Final = 3 << 20
-"""Bytes of a group; with a block more, it is still one of the fetcher."""
+"""Bytes of a group; with a block more, it is still one of the fetcher, unless it has so many small
+pieces that the fetcher divides it (`fetcher.GROUP_REQUESTS`)."""
 
 
 class Stage:

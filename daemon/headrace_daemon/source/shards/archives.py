@@ -65,7 +65,7 @@ async def stream_members(
 ) -> AsyncGenerator[StreamedMember, None]:
     """Yield the members of a shard in their order, with what they hold.
 
-    Memory is one read, one step and one member: `READ_BYTES` + 256 KiB + `max_member_bytes`; of a
+    Memory is two reads (`READ_BYTES`), two steps (256 KiB), one member and an eighth of it; of a
     zip twice `READ_BYTES`, or a larger member packed and unpacked, and its directory.
 
     Args:
