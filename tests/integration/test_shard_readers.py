@@ -12,7 +12,8 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 
 from headrace import DaemonDataset, MultiShard, Shards, Stream, Topology, plans
 from headrace.compat.aistore import AISMultiShardStream, AISShardReader
-from headrace.errors import CursorError, FeedError
+from headrace.errors import CursorError, DaemonUnavailableError, FeedError
+from headrace.passes import FeedPass
 from tests.support.app import AppThread
 from tests.support.posing import posing_as_worker
 from tests.support.shards import tar_of
@@ -91,6 +92,43 @@ def test_a_state_is_a_position_between_any_two_items(app: AppThread, folder: Pat
     assert [key for key, _ in again] == KEYS, "a pass that was left is abandoned"
     reader.close()
     again.close()
+
+
+def refused(*_: Any) -> None:  # noqa: ANN401
+    raise DaemonUnavailableError("the daemon is away")
+
+
+def test_a_pass_that_fails_to_begin_leaves_a_state_as_it_was(
+    app: AppThread, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = AISShardReader(folder, socket=app.socket, samples_per_step=4)
+    state = {**reader.state_dict(), "taken": 3}
+    reader.load_state_dict(state)
+    with monkeypatch.context() as patch:
+        patch.setattr(FeedPass, "_begin", refused)
+        with pytest.raises(DaemonUnavailableError):
+            list(reader)
+    assert reader.state_dict() == state
+    assert [key for key, _ in reader] == KEYS[3:]
+    assert [key for key, _ in reader] == KEYS
+    reader.close()
+
+
+def test_a_worker_whose_pass_fails_to_begin_leaves_nothing_out_of_the_next_epoch(
+    app: AppThread, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = AISShardReader(folder, socket=app.socket, samples_per_step=4)
+    with posing_as_worker(0, 1, reader):
+        state = {**reader.state_dict(), "taken": 3}
+        reader.load_state_dict(state)
+        with monkeypatch.context() as patch:
+            patch.setattr(FeedPass, "_begin", refused)
+            with pytest.raises(DaemonUnavailableError):
+                list(reader)
+        assert reader.state_dict() == state
+        assert [key for key, _ in reader] == KEYS
+        assert reader.state_dict()["epoch"] == state["epoch"] + 1
+    reader.close()
 
 
 def test_a_daemon_dataset_delivers_the_same_and_takes_over(app: AppThread, folder: Path) -> None:

@@ -157,7 +157,6 @@ class ItemStream(IterableDataset[_T]):
     def _items(self, dataset: DaemonDataset) -> Iterator[_T]:
         """Yield the items of one pass over a dataset."""
         self._before, self._taken = None, 0
-        skipped, self._left_out = self._left_out, 0
         try:
             with _as_the_original():
                 before = _position(dataset, dataset._upcoming())
@@ -166,6 +165,8 @@ class ItemStream(IterableDataset[_T]):
         except (NoStepError, FeedError) as error:
             self._pass_if_empty(error)
             return
+        # Not before: a pass that fails to begin leaves the position as it is, for the next one.
+        skipped, self._left_out = self._left_out, 0
         while batch is not None:
             size = len(batch)
             if skipped >= size:
@@ -201,7 +202,7 @@ class ItemStream(IterableDataset[_T]):
         own = self._own_dataset(main, mine)
         if own is not None:
             if not is_restored:
-                own._next = Seek(epoch=self._epoch)
+                own._next, self._left_out = Seek(epoch=self._epoch), 0
             place = own._upcoming()
             # A worker that had come to its end waits for the others.
             if place.epoch is not None and place.epoch <= self._epoch:
