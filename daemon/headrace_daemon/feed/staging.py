@@ -57,5 +57,6 @@ def take_seat(
         start=(cursor.epoch, cursor.position),
         last_epoch=last_epoch,
     )
-    key = (stream.stream.source.identity, bound.manifest, bound.digest)
+    # Shares are told apart by rank, so those of another world size are of another audience.
+    key = (stream.stream.source.identity, bound.manifest, bound.digest, world_size)
     return stage.join(key, course, member)

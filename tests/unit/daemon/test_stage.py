@@ -234,6 +234,18 @@ def test_feeds_that_read_too_little_of_it_read_only_that() -> None:
     run(go())
 
 
+def test_runs_of_other_world_sizes_share_no_stage() -> None:
+    async def go() -> None:
+        async with kit(shuffled(50), **FAR) as it:
+            alone = await it.open()
+            one_of_eight = await it.daemon.registry.open(request(world_size=8, epochs=1))
+            await it.whole(alone)
+            assert it.daemon.stage.num_hits == 2 * 120
+            await it.close([*alone, one_of_eight])
+
+    run(go())
+
+
 @pytest.mark.parametrize("plan", [Shuffled(batch_size=8), Sequential(batch_size=8), shuffled(1)])
 def test_one_feed_that_has_no_use_for_the_stage_does_without(plan: Plan) -> None:
     async def go() -> None:
