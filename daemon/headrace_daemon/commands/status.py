@@ -88,7 +88,7 @@ def _show(console: Console, report: dict[str, Any]) -> None:
 def _show_stage(console: Console, stage: dict[str, Any]) -> None:
     if not stage["pieces"]:
         return
-    again = f", {decimal(stage['again_bytes'])} of it again" if stage["again_bytes"] else ""
+    again = f", {decimal(stage['again_bytes'])} again" if stage["again_bytes"] else ""
     console.print(
         f"stage    {decimal(stage['held_bytes'])} held; {decimal(stage['bytes'])} read in "
         f"{stage['pieces']} pieces{again}, {stage['hits']} values taken from there",

@@ -159,7 +159,7 @@ class Stage:
     def let_go(self, audience: Audience, window: Window) -> None:
         """Take note that a batch takes nothing from a window any more."""
         window.num_users -= 1
-        self._settle(window)
+        self._settle(audience, window)
         if not window.num_users and audience.seats:
             self.sweep(audience)
 
@@ -176,14 +176,14 @@ class Stage:
     def _drop(self, audience: Audience, window: Window) -> None:
         if audience.windows.get(window.key) is window:
             del audience.windows[window.key]
-        if window.blocks:
-            audience.left = max(audience.left, window.key)
         window.give_up()
-        self._settle(window)
+        self._settle(audience, window)
 
-    def _settle(self, window: Window) -> None:
+    def _settle(self, audience: Audience, window: Window) -> None:
         """Give the memory of a window back, if it is gone and nothing uses it."""
         if window.is_gone and window.is_free and window.blocks:
+            if window.arrived.any():
+                audience.left = max(audience.left, window.key)
             blocks, window.blocks = window.blocks, []
             self._blocks.give_back(blocks)
             if not self._audiences:
@@ -194,7 +194,7 @@ class Stage:
         for audience in self._audiences.values():
             for window in audience.windows.values():
                 window.give_up()
-                self._settle(window)
+                self._settle(audience, window)
         self._blocks.shed()
 
     def _make_room(self, window: Window, count: int) -> bool:
@@ -237,7 +237,7 @@ class Stage:
             window.was_cut.set()
             for group in window.groups:
                 group.is_over.set()
-            self._settle(window)
+            self._settle(audience, window)
 
     async def _cut(self, audience: Audience, window: Window) -> bool:
         """Work out the pieces of a window and take memory for them; say whether it is to be read.

@@ -393,6 +393,24 @@ def test_a_feed_that_needs_memory_gets_it_from_the_stage() -> None:
     run(go())
 
 
+def test_what_is_read_again_because_memory_was_short_is_counted() -> None:
+    async def go() -> None:
+        async with kit(shuffled(1000), stage_bytes=200 * BLOCK, budget_bytes=70_000) as it:
+            entries = await it.open(prefetch=1)
+            first = await it.take(entries[0])
+            await until(lambda: entries[0].feed.num_ready == 2)
+            account = await it.daemon.budget.open("other", 60_000, shed=lambda: None, need="much")
+            it.daemon.budget.close(account)
+            rows = [first, *await it.whole(entries)]
+            lengths = [len(value) for row in rows if row for value in row.values if value]
+            stage = it.daemon.stage
+            assert 0 < stage.num_hits < len(lengths)
+            assert stage.num_again_bytes == sum(lengths[stage.num_hits :])
+            await it.close(entries)
+
+    run(go())
+
+
 @pytest.mark.parametrize("loop", LOOPS)
 def test_memory_that_is_being_read_into_is_given_back_when_the_reads_have_ended(
     loop: Loop,

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import socket
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from rich.console import Console
 
 from headrace.client import Channel
 from headrace.protocol import Payload
 from headrace.protocol import messages as m
 from headrace_daemon import __version__
-from headrace_daemon.commands.status import _duration, _verdict
+from headrace_daemon.commands.status import _duration, _show_stage, _verdict
 from tests.support.commands import environment, headrace, headrace_without_rights, serving
 
 if TYPE_CHECKING:
@@ -176,3 +178,10 @@ def test_the_verdict_names_who_was_waited_for_most(
 )
 def test_durations_are_for_people(seconds: float, text: str) -> None:
     assert _duration(seconds) == text
+
+
+def test_what_the_stage_has_read_again_may_be_more_than_it_has_read() -> None:
+    target = io.StringIO()
+    stage = {"pieces": 2, "bytes": 3000, "again_bytes": 5000, "held_bytes": 0, "hits": 7}
+    _show_stage(Console(file=target, width=200), stage)
+    assert "3.0 kB read in 2 pieces, 5.0 kB again, 7 values taken from there" in target.getvalue()
