@@ -35,6 +35,7 @@ class GrowingMemory:
         self._account = account
         account.num_feeds = 0  # its feed is counted with its slots
         self._need = need
+        self._is_closed = False
         self.held_bytes = 0
         self.leaving_bytes = 0
         """What is given back soon, whatever the holder waits for; who does so counts it."""
@@ -99,6 +100,8 @@ class GrowingMemory:
             waiting.set_result(None)
 
     def close(self) -> None:
-        """Give everything back, promises too; nothing is held afterwards."""
-        self.release_all()
-        self._budget.close(self._account)
+        """Give everything back, promises too; a second call does nothing."""
+        if not self._is_closed:
+            self._is_closed = True
+            self.release_all()
+            self._budget.close(self._account)

@@ -9,12 +9,14 @@ import pytest
 
 from headrace.errors import BudgetError, CursorError, FeedError, PlanError, TopologyError
 from headrace.plans import Sequential
+from headrace.shards import Shards
+from headrace.sources import Stream
 from headrace_daemon.errors import SourceMissingError
 from headrace_daemon.feed import registry as registry_module
 from headrace_daemon.feed.feed import ReadyBatch
 from tests.support.loops import run, turns, until
 from tests.support.reading import GatedReader
-from tests.support.serving import SLOT_BYTES, Daemon, request, running_registry
+from tests.support.serving import DATA, SLOT_BYTES, Daemon, request, running_registry
 
 if TYPE_CHECKING:
     from headrace_daemon.feed.registry import OpenFeed
@@ -374,6 +376,23 @@ def test_a_parked_feed_is_taken_up_with_the_same_memory(loop: Loop) -> None:
             assert [await next_step(again) for _ in range(3)] == [(0, 1), (0, 2), (0, 3)]
 
     run(main(), loop)
+
+
+def test_a_streamed_feed_that_cannot_be_taken_up_with_another_stream_is_closed_whole(
+    loop: Loop, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        async with running_registry(sizes=[3 << 20] * 4, budget_bytes=4 << 20) as daemon:
+            source = Shards(DATA, fields=["jpg"], index=False)
+            daemon.settings.streams["shards"] = Stream(source, Sequential(batch_size=1))
+            entry = await daemon.registry.open(request(stream="shards"))
+            daemon.registry.park(entry, unwatch=Unwatch())
+            with pytest.raises(BudgetError):
+                await daemon.registry.open(request(token=entry.token))
+            await daemon.whole()
+
+    run(main(), loop)
+    assert "feed not closed" not in caplog.text
 
 
 def test_the_old_entry_of_a_feed_that_was_taken_up_closes_nothing(loop: Loop) -> None:
