@@ -174,7 +174,7 @@ class Inventory:
             table = await self._list(source, folder, what)
             shards, indices = await self._index(source, table, what)
             table = as_indexed(table, shards)
-            if sum(len(one) for one in indices if isinstance(one, ShardIndex)) >= MIN_ELSEWHERE:
+            if _may_go_elsewhere(shards, indices):
                 place = folder / "table"
                 await run_in_thread(self._executor, partial(table.write, place))
                 try:
@@ -252,6 +252,19 @@ class Inventory:
         self._root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".writing-", dir=self._root) as aside:
             yield Path(aside)
+
+
+def _may_go_elsewhere(
+    shards: Sequence[Shard | ObjectError], indices: Sequence[ShardIndex | ObjectError]
+) -> bool:
+    """Return whether a process is worth it, and finds all indices in the state folder."""
+    num_members = 0
+    for shard, index in zip(shards, indices, strict=True):
+        if isinstance(shard, Shard) and isinstance(index, ShardIndex):
+            if not shard.is_certain:
+                return False  # nothing keeps its index
+            num_members += len(index)
+    return num_members >= MIN_ELSEWHERE
 
 
 class _Sum:

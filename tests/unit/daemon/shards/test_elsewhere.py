@@ -16,6 +16,7 @@ from headrace.shards import Shards
 from headrace_daemon.errors import SamplesError
 from headrace_daemon.source import inventory as module
 from headrace_daemon.source.inventory import Inventory
+from headrace_daemon.source.shards.indexstore import Shard
 from headrace_daemon.source.store import ManifestStore
 from tests.support.loops import run, until
 from tests.support.sources import store_without_cluster
@@ -127,3 +128,12 @@ def test_a_process_that_nobody_waits_for_is_gone(data: Path, tmp_path: Path, loo
     psutil.wait_procs(started(), timeout=10)
     assert started() == []
     assert left_in(tmp_path / "state") == []
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_shards_whose_indices_nothing_keeps_are_listed_here_without_a_word(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(Shard, "is_certain", False)
+    assert run(taken(Shards(f"{data}/"), tmp_path / "state"))
+    assert "list is made here" not in caplog.text
