@@ -169,7 +169,12 @@ class IndexStore:
             logger.warning("index damaged shard=%s file=%s: %s", shard.name, path, error)
             return None
         except OSError as error:
-            raise self._explain(shard, error) from error
+            raise StateFolderError(
+                shard.name,
+                f"the index of shard {shard.name} cannot be read from {path}: "
+                f"{error.strerror or error}: give the daemon's user access to it, or remove it, "
+                "and it is made anew; or set [daemon] state_dir to another folder",
+            ) from error
 
     def _load_known(self, shard: Shard, key: bytes) -> ShardIndex | None:
         if self._known is None:
@@ -192,7 +197,12 @@ class IndexStore:
             with written_aside(path) as aside:
                 index.save(aside, key)
         except OSError as error:
-            raise self._explain(shard, error) from error
+            raise StateFolderError(
+                shard.name,
+                f"the index of shard {shard.name} cannot be kept in {self.folder}: "
+                f"{error.strerror or error}: make room there, or set [daemon] state_dir to another "
+                "folder",
+            ) from error
 
     def sweep(self) -> int:
         """Remove what nobody has asked for in `KEPT_S`, and return how many files that were.
@@ -218,11 +228,3 @@ class IndexStore:
     def _path(self, key: bytes) -> Path:
         name = key.hex()
         return self.folder / name[:2] / f"{name}.idx"
-
-    def _explain(self, shard: Shard, error: OSError) -> StateFolderError:
-        return StateFolderError(
-            shard.name,
-            f"the index of shard {shard.name} cannot be kept in {self.folder}: "
-            f"{error.strerror or error}: make room there, or set [daemon] state_dir to another "
-            "folder",
-        )
