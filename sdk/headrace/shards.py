@@ -47,6 +47,11 @@ _OWN: Final = (
 _STREAM: Final = re.compile(r"[^/\0]+")
 
 
+def ends_like(name: str, endings: Sequence[str]) -> bool:
+    """Return whether a name ends like that of a shard, in whatever case it is written."""
+    return name.lower().endswith(tuple(ending.lower() for ending in endings))
+
+
 class Shards(Located, frozen=True, forbid_unknown_fields=True, tag="Shards"):
     """The samples of tar files, as WebDataset writes them.
 
@@ -138,7 +143,7 @@ class Shards(Located, frozen=True, forbid_unknown_fields=True, tag="Shards"):
             name for _, one in self._names() for name in ((one,) if isinstance(one, str) else one)
         )
         said = (name for name in (*self.suffix, *self.uris, *names))
-        return next((name for name in said if name.lower().endswith(COMPRESSED)), None)
+        return next((name for name in said if ends_like(name, COMPRESSED)), None)
 
     def _check_index(self) -> None:
         if not self.is_streamed:
@@ -198,12 +203,12 @@ class Shards(Located, frozen=True, forbid_unknown_fields=True, tag="Shards"):
     def _is_shard(self, uri: str, bucket: Bucket | None, path: str, prefix: str) -> bool:
         """Return whether a root of a URI is a shard, and no place where shards are."""
         address = path if bucket is None else prefix
-        return not uri.endswith("/") and address.endswith(self._endings)
+        return not uri.endswith("/") and ends_like(address, self._endings)
 
     def _anchored(self, uri: str) -> str:
         anchored = super()._anchored(uri)
         # Without it, a folder that is called like a shard would be taken for one.
-        is_folder = uri.endswith("/") and anchored.endswith(self._endings)
+        is_folder = uri.endswith("/") and ends_like(anchored, self._endings)
         return f"{anchored}/" if is_folder else anchored
 
     def _more_facts(self) -> dict[str, Any]:

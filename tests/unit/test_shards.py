@@ -56,6 +56,8 @@ def taken(source: Source) -> list[tuple[str, str, tuple[str, ...] | None]]:
         ("file:///d/x%20%7B0..1%7D.tar", [("/d", "", ("x {0..1}.tar",))]),
         ("/d/{a,b}/{00..01}.tar", [("/d/{a,b}", "", ("00.tar", "01.tar"))]),
         ("/d/{1..2}/x.tar", [("/d/1", "", ("x.tar",)), ("/d/2", "", ("x.tar",))]),
+        ("ais://b/x.TAR", [("ais://b", "", ("x.TAR",))]),
+        ("/d/x.Tar/", [("/d/x.Tar", "", None)]),
     ],
 )
 def test_a_uri_that_ends_like_a_shard_is_one(uri: Any, selections: list[Any]) -> None:  # noqa: ANN401
@@ -68,6 +70,14 @@ def test_a_uri_that_ends_like_a_shard_is_one(uri: Any, selections: list[Any]) ->
     labels = {one.root: one.label for one in source.selections}
     assert len(set(labels.values())) == len(labels)
     assert bool(labels[source.selections[0].root]) == (len(labels) > 1)
+
+
+@pytest.mark.parametrize("ending", ["tar.gz", "TAR.GZ", "Tgz", "ZIP"])
+def test_the_case_of_an_ending_does_not_matter(ending: str) -> None:
+    source = Shards(f"ais://b/x.{ending}", fields=["jpg"])
+    assert source.is_streamed
+    assert taken(source) == [("ais://b", "", (f"x.{ending}",))]
+    assert taken(Shards("ais://b/x.Shard", suffix=".SHARD")) == [("ais://b", "", ("x.Shard",))]
 
 
 def test_a_suffix_of_ones_own_says_what_ends_like_a_shard() -> None:

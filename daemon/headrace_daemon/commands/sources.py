@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import uvloop
 
 from headrace.errors import PlanError
-from headrace.shards import ARCHIVES, Shards
+from headrace.shards import ARCHIVES, Shards, ends_like
 from headrace.sources import Objects
 
 from ..source.ais.access import Access
@@ -73,7 +73,7 @@ def named_source(options: argparse.Namespace) -> Source:
         PlanError: If it is none.
     """
     suffix = tuple(options.suffix)
-    if options.shards or options.source.endswith(ARCHIVES):
+    if options.shards or ends_like(options.source, ARCHIVES):
         return Shards(options.source, suffix=suffix)
     return Objects(options.source, suffix=suffix)
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Final, Literal
 
+from headrace.shards import ends_like
+
 from ...errors import ShardRefusedError
 from ..together import run_in_thread
 from .policy import DEFAULT_POLICY
@@ -45,7 +47,7 @@ def kind_of(name: str) -> ArchiveKind:
         ShardRefusedError: If that says nothing.
     """
     for suffix, kind in _SUFFIXES:
-        if name.lower().endswith(suffix):
+        if ends_like(name, (suffix,)):
             return kind
     raise ShardRefusedError(
         name,
