@@ -13,6 +13,8 @@ import struct
 from typing import Final, NamedTuple
 from zlib import adler32
 
+from headrace.shards import COMPRESSED, ends_like
+
 BLOCK: Final = 512
 ZEROS: Final = bytes(BLOCK)
 
@@ -50,13 +52,13 @@ _MAGIC_POSIX: Final = b"ustar\0"
 _TRAILER_STAR: Final = b"tar\0"
 
 _NOT_TAR: Final = (
-    (b"\x1f\x8b", "gzip", ".tar.gz"),
-    (b"\x04\x22\x4d\x18", "lz4", ".tar.lz4"),
-    (b"PK\x03\x04", "zip", ".zip"),
-    (b"PK\x05\x06", "zip", ".zip"),
-    (b"\x28\xb5\x2f\xfd", "zstd", ""),
-    (b"BZh", "bzip2", ""),
-    (b"\xfd7zXZ\0", "xz", ""),
+    (b"\x1f\x8b", "gzip", (".tar.gz", ".tgz")),
+    (b"\x04\x22\x4d\x18", "lz4", (".tar.lz4",)),
+    (b"PK\x03\x04", "zip", (".zip",)),
+    (b"PK\x05\x06", "zip", (".zip",)),
+    (b"\x28\xb5\x2f\xfd", "zstd", ()),
+    (b"BZh", "bzip2", ()),
+    (b"\xfd7zXZ\0", "xz", ()),
 )
 
 
@@ -225,14 +227,27 @@ def pax_facts(data: bytes, max_records: int) -> PaxFacts:
     return PaxFacts(path, size, is_sparse)
 
 
-def explain_no_tar(block: bytes) -> str | None:
-    """Return what the first bytes of a file say that it is, if that is another kind of archive."""
-    for magic, kind, suffix in _NOT_TAR:
-        if block.startswith(magic):
+def explain_no_tar(block: bytes, name: str, *, is_unpacked: bool) -> str | None:
+    """Return what the first bytes of a shard say that it is, if that is another kind of archive.
+
+    Args:
+        block: The first bytes.
+        name: Of the shard.
+        is_unpacked: Whether they were unpacked from what the name says, if it says that.
+    """
+    for magic, kind, endings in _NOT_TAR:
+        if not block.startswith(magic):
+            continue
+        if is_unpacked and ends_like(name, COMPRESSED):
+            return f"what is packed in it is no tar but {kind}: make it anew, of a plain tar"
+        if ends_like(name, endings):
             step = (
-                f"give it a name that ends with {suffix}, and it is read as such"
-                if suffix
-                else "make it a .tar, .tar.gz, .tar.lz4 or .zip"
+                "shards like that can only be streamed: use Shards(…, index=False, fields=[…]), "
+                "leave it out by suffix or prefixes, or store a plain .tar in its place"
             )
-            return f"this is no tar but {kind}: {step}"
+        elif endings:
+            step = f"give it a name that ends with {endings[0]}, and it is read as such"
+        else:
+            step = "make it a .tar, .tar.gz, .tar.lz4 or .zip"
+        return f"this is no tar but {kind}: {step}"
     return None

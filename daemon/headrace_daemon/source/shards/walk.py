@@ -270,7 +270,10 @@ class TarWalker:
                     name = b""
                     raise HeaderError(_ends_early("within a header"))
         except HeaderError as error:
-            if not at and (other := tar.explain_no_tar(block)):
+            other = None
+            if not at:
+                other = tar.explain_no_tar(block, self._shard, is_unpacked=self._size is None)
+            if other is not None:
                 self._fail(other, at=at, cause=error)
             self._fail(str(error), name, at=at, cause=error, is_refused=error.is_refused)
         self._at, self._need = at, need

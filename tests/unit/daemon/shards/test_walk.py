@@ -225,6 +225,24 @@ def test_what_is_damaged_is_refused_with_the_place(name: str) -> None:
         flowed(data, [100, 1000], is_sized=False)
 
 
+@pytest.mark.parametrize(
+    ("name", "size", "step"),
+    [
+        ("s.tar", 1002, r"give it a name that ends with \.tar\.gz"),
+        ("s.tar", None, r"give it a name that ends with \.tar\.gz"),
+        ("s.tar.gz", 1002, r"can only be streamed: use Shards\(…, index=False"),
+        ("s.TGZ", 1002, r"can only be streamed: use Shards\(…, index=False"),
+        ("s.tar.gz", None, "what is packed in it is no tar but gzip: make it anew"),
+    ],
+)
+def test_another_kind_of_archive_is_told_what_to_do_by_its_name(
+    name: str, size: int | None, step: str
+) -> None:
+    walker = TarWalker(name, size)
+    with pytest.raises(ShardCorruptError, match=step):
+        walker.feed(0, GZIP)
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_is_hostile_or_not_supported_is_refused_with_the_reason(name: str) -> None:
     data, words = REFUSED[name]
