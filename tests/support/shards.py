@@ -165,6 +165,7 @@ def streamed(
                 if (wanted := walker.wanted) is None:
                     break
                 walker.feed(data[wanted.start : wanted.stop])
+                walker.find()
             assert walker.wanted is None, "a walker wants more than there is"
             for one in walker.members:
                 name, content = unpack("s.zip", one, data[one.start : one.stop])

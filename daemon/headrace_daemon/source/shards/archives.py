@@ -68,7 +68,8 @@ async def stream_members(
     """Yield the members of a shard in their order, with what they hold.
 
     Memory is two reads (`READ_BYTES`), two steps (256 KiB), one member and an eighth of it; of a
-    zip twice `READ_BYTES`, or a larger member packed and unpacked, and its directory.
+    zip twice `READ_BYTES`, or a larger member packed and unpacked, the megabyte or so that is
+    unpacked at once, and what its directory makes (see `ZipWalker`).
 
     Args:
         shard: What is read.
@@ -87,16 +88,21 @@ async def stream_members(
     kind = kind_of(shard.name)
     if kind == "zip":
         walker = ZipWalker(shard.name, shard.size, max_member_bytes=max_member_bytes, policy=policy)
-        while walker.wanted is not None:
+        while (wanted := walker.wanted) is not None:
             if hold is not None:
-                await hold(2 * (walker.wanted.stop - walker.wanted.start))
-            data = await _read(shard, reader, *walker.wanted)
-            await run_in_thread(executor, partial(walker.feed, data))
+                await hold(2 * (walker.held_bytes + wanted.stop - wanted.start))
+            tail = await _read(shard, reader, *wanted)
+            await run_in_thread(executor, partial(walker.feed, tail))
+            del tail
+            if hold is not None:
+                await hold(walker.finding_bytes)
+            await run_in_thread(executor, walker.find)
         for group in _groups(walker.members):
             start = group[0].start
             if hold is not None:
                 unpacked_bytes = sum(member.size for member in group)
-                await hold(2 * (group[-1].stop - start) + unpacked_bytes)
+                read_bytes = 2 * (group[-1].stop - start)
+                await hold(walker.held_bytes + read_bytes + unpacked_bytes)
             data = await _read(shard, reader, start, group[-1].stop)
             unpacked, error = await run_in_thread(
                 executor, partial(unpack_all, shard.name, group, start, memoryview(data))

@@ -36,6 +36,13 @@ TAIL_BYTES: Final = 66 << 10
 MAX_DIRECTORY_BYTES: Final = 32 << 20
 """Of the directory, which is read as a whole: some 300,000 members."""
 
+ENTRY_BYTES: Final = 640
+"""What an entry of the directory takes up while members are found, its bytes left out."""
+
+MEMBER_BYTES: Final = 288
+"""What a member takes up from then on, its name left out."""
+
+_ENTRY_MAGIC: Final = b"PK\x01\x02"
 _LOCAL: Final = struct.Struct("<4sHHHHHIIIHH")
 _LOCAL_MAGIC: Final = b"PK\x03\x04"
 _MAX_EXTRA: Final = 0xFFFF
@@ -134,23 +141,44 @@ class ZipWalker:
         self._max_member_bytes = max_member_bytes
         self._policy = policy
         self._tail = b""
+        # Entries that the directory may have, which is known before anything is made of them.
+        self._num_entries = 0
         self.members: list[ZipMember] = []
         """In the order of the directory, when nothing is wanted any more."""
+        self.held_bytes = 0
+        """What is held between two calls."""
         self.wanted: Wanted | None = Wanted(max(size - TAIL_BYTES, 0), size)
         """What to read next; None when all members are found."""
         if not size:
             self._fail(f"it is empty: {_DAMAGED}")
 
+    @property
+    def finding_bytes(self) -> int:
+        """What `find` takes up: the directory, a copy, the names, and objects for each entry."""
+        return 3 * len(self._tail) + self._num_entries * ENTRY_BYTES
+
     def feed(self, data: bytes) -> None:
-        """Give what was wanted, all of it.
+        """Give what was wanted, all of it; `find` comes next."""
+        assert self.wanted is not None
+        assert len(data) == self.wanted.stop - self.wanted.start
+        self._tail = data + self._tail
+        self.held_bytes = len(self._tail)
+        # The end of a zip says how many there are, but each has its mark, whatever that says.
+        self._num_entries = self._tail.count(_ENTRY_MAGIC)
+
+    def find(self) -> None:
+        """Find the members in what was given, or what else is wanted.
 
         Raises:
             ShardCorruptError: If the directory is damaged.
             ShardRefusedError: If the shard has what is refused.
         """
-        assert self.wanted is not None
-        assert len(data) == self.wanted.stop - self.wanted.start
-        self._tail = data + self._tail
+        if self._num_entries > self._policy.max_members:
+            self._fail(
+                f"its directory has {self._num_entries} entries, the limit is "
+                f"{self._policy.max_members}: cut it into several",
+                is_refused=True,
+            )
         here = self._size - len(self._tail)
         try:
             with zipfile.ZipFile(_Tail(self._tail, self._size)) as archive:
@@ -171,8 +199,10 @@ class ZipWalker:
         except (ValueError, OSError, struct.error, OverflowError, IndexError) as error:
             self._fail(f"its directory is damaged ({error}): {_DAMAGED}", error)
         self.wanted = None
-        self._tail = b""
         self.members = self._members(found, end)
+        # Names take up about what they do in the directory.
+        self.held_bytes = len(self._tail) + len(self.members) * MEMBER_BYTES
+        self._tail = b""
 
     def _members(self, found: list[zipfile.ZipInfo], end: int) -> list[ZipMember]:
         members = []
@@ -228,12 +258,6 @@ class ZipWalker:
                     info.CRC,
                     is_deflated,
                 )
-            )
-        if len(members) > self._policy.max_members:
-            self._fail(
-                f"it has {len(members)} members, the limit is {self._policy.max_members}: cut it "
-                "into several",
-                is_refused=True,
             )
         return members
 

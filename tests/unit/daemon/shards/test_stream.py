@@ -7,10 +7,12 @@ import gzip
 import io
 import struct
 import tarfile
+import tracemalloc
 import zipfile
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import pytest
 from hypothesis import given
@@ -41,6 +43,9 @@ from tests.support.shards import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from headrace_daemon.source.reader import RangeRequest
     from headrace_daemon.source.shards.indexstore import Shard
     from tests.support.loops import Loop
 
@@ -160,6 +165,7 @@ def walk_zip(data: bytes, limit: int = 1 << 20, **facts: Any) -> ZipWalker:  # n
     walker = ZipWalker("s.zip", len(data), max_member_bytes=limit, policy=ShardPolicy(**facts))
     while (wanted := walker.wanted) is not None:
         walker.feed(data[wanted.start : wanted.stop])
+        walker.find()
     return walker
 
 
@@ -170,6 +176,7 @@ def test_a_zip_is_indexed_by_its_end_alone() -> None:
     num_bytes = num_reads = 0
     while (wanted := walker.wanted) is not None:
         walker.feed(data[wanted.start : wanted.stop])
+        walker.find()
         num_bytes += wanted.stop - wanted.start
         num_reads += 1
     assert [(one.name, one.size) for one in walker.members] == [
@@ -180,6 +187,60 @@ def test_a_zip_is_indexed_by_its_end_alone() -> None:
     # Each member is had by a range that has little else.
     assert all(one.stop - one.start < 3000 + 100 for one in walker.members)
     assert streamed(data, "zip") == (members, None)
+
+
+def test_a_zip_with_too_many_entries_is_refused_before_they_are_read() -> None:
+    data = zip_of([(f"{number}.x", b"x") for number in range(5)])
+    assert len(walk_zip(data, max_members=5).members) == 5
+    end = data.rindex(b"PK\x05\x06")
+    # Whatever its end says of their number.
+    lies = data[: end + 8] + struct.pack("<HH", 1, 1) + data[end + 12 :]
+    with (
+        mock.patch.object(zipfile, "ZipInfo", side_effect=AssertionError("it was read")),
+        pytest.raises(ShardRefusedError, match="has 5 entries, the limit is 4: cut it"),
+    ):
+        walk_zip(lies, max_members=4)
+
+
+class ForgetfulReader(MemoryReader):
+    """Keeps nothing of what it was asked for."""
+
+    async def read(self, requests: Sequence[RangeRequest]) -> None:
+        await super().read(requests)
+        self.requests.clear()
+
+
+def test_all_that_a_zip_takes_up_is_held_before() -> None:
+    """Each peak of memory, as Python counts it, is within what was said before it."""
+    data = zip_of([(f"{number:040}.x", b"x" * 10) for number in range(4000)])
+    reader = ForgetfulReader({"s.zip": data})
+    (shard,) = reader.all()
+    held, over = [0], []
+
+    def measure() -> None:
+        over.append(tracemalloc.get_traced_memory()[1] - held[-1])
+        tracemalloc.reset_peak()
+
+    async def hold(num_bytes: int) -> None:
+        measure()
+        held.append(num_bytes)
+
+    async def case() -> int:
+        with ThreadPoolExecutor(1) as executor:
+            executor.submit(tracemalloc.start).result()
+            members = stream_members(
+                shard, reader, executor=executor, max_member_bytes=100, hold=hold
+            )
+            count = len([None async for _ in members])
+            measure()
+            return count
+
+    try:
+        assert run(case()) == 4000
+    finally:
+        tracemalloc.stop()
+    assert len(over) == len(held) > 5
+    assert max(over) < 300_000  # of threads, and of the loop, which debugs
 
 
 def test_folders_and_links_of_a_zip_are_no_members() -> None:
