@@ -28,7 +28,7 @@ class Inflater(Protocol):
         ...
 
     def feed(self, data: bytes) -> None:
-        """Give what follows; only when it is needed, so that one piece at most is held."""
+        """Give what follows; only when it is needed: what was given before is held no more."""
         ...
 
     def read(self, limit: int) -> bytes:
@@ -68,6 +68,8 @@ class Plain:
         """See `Inflater`."""
         piece = self._data[self._at : self._at + limit]
         self._at += len(piece)
+        if self._at == len(self._data):
+            self._data, self._at = b"", 0
         return piece
 
     def finish(self) -> None:
@@ -94,7 +96,6 @@ class _Frames:
 
     def feed(self, data: bytes) -> None:
         """See `Inflater`."""
-        self._seen += len(self._data)
         self._data, self._at = data, 0
 
     def read(self, limit: int) -> bytes:
@@ -112,7 +113,7 @@ class _Frames:
                 out, unused = self._step(piece, limit)
             except (zlib.error, RuntimeError, ValueError) as error:
                 self._fail(f"it cannot be inflated ({error})", error)
-            self._at += len(piece) - unused
+            self._pass(len(piece) - unused)
             if out:
                 return out
             if not piece:
@@ -123,6 +124,13 @@ class _Frames:
         """See `Inflater`."""
         if self._frame is not None or not self._num_frames:
             self._fail("it ends too early, within compressed data")
+
+    def _pass(self, num_bytes: int) -> None:
+        """Go on; input that was used is let go of before more is read."""
+        self._at += num_bytes
+        if self._at == len(self._data):
+            self._seen += self._at
+            self._data, self._at = b"", 0
 
     def _skip_padding(self) -> None:
         """Pass what may stand between two frames."""
@@ -153,7 +161,7 @@ class Gzip(_Frames):
         # Tapes are filled up with zeros, so they may follow a member.
         while self._num_frames and self._data[self._at : self._at + 1] == b"\0":
             piece = self._data[self._at : self._at + _PIECE]
-            self._at += len(piece) - len(piece.lstrip(b"\0"))
+            self._pass(len(piece) - len(piece.lstrip(b"\0")))
 
     def _begin(self) -> Any:  # noqa: ANN401
         return zlib.decompressobj(16 + zlib.MAX_WBITS)
