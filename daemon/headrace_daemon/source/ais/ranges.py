@@ -38,7 +38,7 @@ class RangeTransfer(Transfer):
         request: What to read, and where to.
     """
 
-    __slots__ = ("_digest", "_is_whole", "_next", "_places", "_start", "_stop", "_total")
+    __slots__ = ("_is_whole", "_next", "_places", "_start", "_stop", "_total")
 
     num_ranges = 1
 

@@ -8,17 +8,22 @@ checksum and version.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ...errors import LIST_ANEW, ObjectChangedError
-from .checksums import is_intact
+from .checksums import begin_digest, is_intact
 from .faults import Fault, Kind
 
 if TYPE_CHECKING:
     from headrace.buckets import Bucket
 
     from ..reader import ReadRequest, Request
+    from .checksums import Digest
     from .clustermap import Node
+
+WARM_BYTES: Final = 256 << 10
+"""Objects of this size, and larger ones, are held against their checksum as they arrive: at the end
+their first bytes have left the cache of the processor."""
 
 
 class Head(NamedTuple):
@@ -42,7 +47,16 @@ class Transfer:
         request: What to read, and where to.
     """
 
-    __slots__ = ("_bucket", "_checksum_type", "_stamp", "_target", "done", "request", "size")
+    __slots__ = (
+        "_bucket",
+        "_checksum_type",
+        "_digest",
+        "_stamp",
+        "_target",
+        "done",
+        "request",
+        "size",
+    )
 
     num_reads = 1
     """Reads that are counted when it has arrived."""
@@ -60,6 +74,8 @@ class Transfer:
         # Checksum and version of the object that the bytes in place are of.
         self._stamp = (b"", b"")
         self._checksum_type = b""
+        # Of what has arrived; None where the whole is looked at when it is there.
+        self._digest: Digest | None = None
 
     @property
     def what(self) -> str:
@@ -97,17 +113,23 @@ class Transfer:
 
     def advance(self, num_bytes: int) -> None:
         """Take note of bytes that were received into `rest`."""
-        self.done += num_bytes
+        done = self.done
+        self.done = end = done + num_bytes
+        if self._digest is not None:
+            self._digest.update(self._target[done:end])
 
     def take(self, data: memoryview | bytes) -> None:
         """Copy the next bytes to where they belong; not more than are missing."""
         done = self.done
         self.done = end = done + len(data)
         self._target[done:end] = data
+        if self._digest is not None:
+            self._digest.update(data)
 
     def forget(self) -> None:
         """Begin again: what has arrived does not count."""
         self.done = 0
+        self._digest = None
 
     # ---- answers ---------------------------------------------------------------------------------
 
@@ -131,12 +153,15 @@ class Transfer:
         if head.length is not None and head.length != size - done:
             raise self._changed(f"has {head.length} bytes", f"{size - done}", where)
         self.compare(head, where)
+        if not done and head.checksum and size >= WARM_BYTES:
+            self._digest = begin_digest(head.checksum_type)
         return None
 
     def take_over(self, head: Head) -> None:
         """Take note that all bytes are in place, of an object with this head."""
         self._stamp = (head.checksum, head.version)
         self._checksum_type = head.checksum_type
+        self._digest = None
         self.done = self.size
 
     def compare(self, head: Head, where: Node | str) -> None:
@@ -167,9 +192,11 @@ class Transfer:
         if self.done < self.size:
             return Fault(Kind.NODE, f"sent {self.done} of {self.size} bytes", str(where))
         checksum = self._stamp[0]
-        if not is_intact(self._target, self._checksum_type, checksum):
-            return self._corrupt(where)
-        return None
+        if self._digest is not None:
+            is_right = self._digest.hexdigest().encode() == checksum
+        else:
+            is_right = is_intact(self._target, self._checksum_type, checksum)
+        return None if is_right else self._corrupt(where)
 
     def unsatisfiable(self, fault: Fault, content_range: bytes) -> Fault:
         """Return what status 416 comes to: the object has become shorter, the whole will tell.

@@ -9,6 +9,7 @@ import xxhash
 
 from headrace.buckets import Bucket
 from headrace_daemon.errors import ObjectChangedError
+from headrace_daemon.source.ais import transfer as module
 from headrace_daemon.source.ais.faults import Fault, Kind
 from headrace_daemon.source.ais.transfer import Head, Transfer
 from headrace_daemon.source.reader import ReadRequest
@@ -18,6 +19,12 @@ BODY: Final = b"0123456789"
 SUM: Final = xxhash.xxh64_hexdigest(BODY).encode()
 WHOLE: Final = Head(200, 10, b"xxhash2", SUM, b"7", b"")
 REST: Final = Head(206, 6, b"xxhash2", SUM, b"7", b"bytes 4-9/10")
+
+
+@pytest.fixture(autouse=True, params=["at the end", "as it arrives"])
+def when_checked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "as it arrives":
+        monkeypatch.setattr(module, "WARM_BYTES", 0)
 
 
 def transfer(checksum: bytes = b"", version: bytes = b"", size: int = 10) -> Transfer:
