@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.ais import Ais, Wire
+from tests.support.cluster import find_aisnode
+from tests.support.idle import Idle
 from tests.support.standin import StandIn
 
 if TYPE_CHECKING:
@@ -51,3 +53,15 @@ def new_bucket(ais: Ais, request: pytest.FixtureRequest) -> Iterator[Callable[[]
 def bucket(new_bucket: Callable[[], str]) -> str:
     """Return a bucket that the tests of a module share."""
     return new_bucket()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def idle(request: pytest.FixtureRequest) -> dict[str, list[Idle]]:
+    """Return connections to proxies and targets, idle since the first test here."""
+    servers = {"standin": "standin"} | ({"real": "cluster"} if find_aisnode() else {})
+    opened: dict[str, list[Idle]] = {}
+    for server, fixture in servers.items():
+        with Wire() as wire:
+            ais = Ais(wire, request.getfixturevalue(fixture).endpoint)
+            opened[server] = [Idle(url) for url in (ais.endpoint, *ais.targets.values())]
+    return opened

@@ -1,12 +1,11 @@
 """What takes time: a target dies and comes back, or is in maintenance; connections are idle.
 
-The former are on clusters that nobody else uses; the connections are idle meanwhile.
+The former are on clusters that nobody else uses; the connections are idle since the first test of
+conformance.
 """
 
 from __future__ import annotations
 
-import threading
-import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -15,12 +14,14 @@ import pytest
 
 from tests.support.ais import Ais, Wire, object_path
 from tests.support.cluster import QUICK, Cluster, find_aisnode
+from tests.support.idle import IDLE_DEADLINE_S
 from tests.support.standin import MAINTENANCE, StandIn
-from tests.support.standin.asking import Client
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from tests.support.idle import Idle
 
 pytestmark = pytest.mark.slow
 
@@ -28,7 +29,6 @@ BUCKET: Final = "members"
 NAMES: Final = [f"o/{index:02}" for index in range(40)]
 KEPT_S: Final = 20.0
 """How long the daemon keeps a connection that it does not use."""
-IDLE_DEADLINE_S: Final = 45.0
 MAY_LACK: Final = 1
 """Flag of a page: targets are moving objects, and it may be incomplete."""
 
@@ -204,36 +204,6 @@ def test_a_target_in_maintenance_owns_nothing(movable: Movable) -> None:
 
 
 # --- Idle connections -----------------------------------------------------------------------------
-
-
-class Idle(threading.Thread):
-    """A connection that is used once, and for how long it was there after that."""
-
-    def __init__(self, url: str) -> None:
-        super().__init__(daemon=True)
-        self._client = Client(int(url.rpartition(":")[2]))
-        assert self._client.ask("/v1/health").status == 200
-        self._client.sock.settimeout(IDLE_DEADLINE_S)
-        self.open_s = 0.0
-        self.start()
-
-    def run(self) -> None:
-        since = time.monotonic()
-        with self._client:
-            self._client.wait_closed()
-        self.open_s = time.monotonic() - since
-
-
-@pytest.fixture(scope="module", autouse=True)
-def idle(request: pytest.FixtureRequest) -> dict[str, list[Idle]]:
-    """Return connections to proxies and targets, idle since the first test of this module."""
-    servers = {"standin": "standin"} | ({"real": "cluster"} if find_aisnode() else {})
-    opened: dict[str, list[Idle]] = {}
-    for server, fixture in servers.items():
-        with Wire() as wire:
-            ais = Ais(wire, request.getfixturevalue(fixture).endpoint)
-            opened[server] = [Idle(url) for url in (ais.endpoint, *ais.targets.values())]
-    return opened
 
 
 @pytest.mark.parametrize("server", ["standin", "real"])

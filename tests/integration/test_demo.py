@@ -1,15 +1,16 @@
-"""`headrace demo` from end to end, and stopped in the middle."""
+"""`headrace demo` from end to end.
+
+How it is stopped is seen in test_demo_ais.py, where a bucket has to go as well.
+"""
 
 from __future__ import annotations
 
 import re
-import signal
 from typing import TYPE_CHECKING
 
-import psutil
 import pytest
 
-from tests.support.demo import END_S, Demo, assert_tells_the_story
+from tests.support.demo import Demo, assert_tells_the_story
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,27 +28,6 @@ def test_demo_survives_both_kills_proves_it_and_leaves_nothing(
 
     assert_tells_the_story(demo)
     assert re.search(r"daemon / best native = \d+\.\d\d", demo.output)
-    assert demo.descendants() == []
-    assert list(folder.iterdir()) == []
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(100)
-def test_killed_demo_leaves_nothing(folder: Path, demos: list[Demo]) -> None:
-    """The daemon, which is the last one, removes the folder.
-
-    How a demo is stopped by the other signals is seen in test_demo_ais.py, where a bucket has to
-    go as well.
-    """
-    demo = Demo(folder)
-    demos.append(demo)
-    demo.read_until("begins at epoch 0 step 0", timeout_s=60)
-    started = demo.descendants()
-    demo.process.kill()
-    status, _ = demo.finish(END_S)
-    assert status == -signal.SIGKILL
-    assert "Traceback" not in demo.output
-    assert psutil.wait_procs(started, timeout=END_S)[1] == []
     assert demo.descendants() == []
     assert list(folder.iterdir()) == []
 

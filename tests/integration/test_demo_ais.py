@@ -124,8 +124,8 @@ def test_the_daemon_is_measured_beside_the_dataset_of_the_sdk(server: StandIn | 
     ("number", "moment"),
     [
         (signal.SIGTERM, "A model learns"),
-        (signal.SIGINT, "begins at epoch 0 step 0"),
-        (signal.SIGKILL, "on a socket of its own"),
+        (signal.SIGINT, "on a socket of its own"),
+        (signal.SIGKILL, "begins at epoch 0 step 0"),
     ],
 )
 def test_stopped_demo_leaves_no_bucket(

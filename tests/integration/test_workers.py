@@ -176,7 +176,7 @@ def test_batches_that_are_kept_stay_as_they_were(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)  # six processes that import torch, which takes seconds of CPU each
+@pytest.mark.timeout(120)  # two processes that import torch, which takes seconds of CPU each
 def test_spawned_workers_yield_each_epoch_in_order(
     daemon: DaemonProcess, stream: Stream, truth: list[LedgerEntry]
 ) -> None:
@@ -186,6 +186,7 @@ def test_spawned_workers_yield_each_epoch_in_order(
         dataset,
         batch_size=None,
         num_workers=2,
+        persistent_workers=True,
         multiprocessing_context="spawn",
         worker_init_fn=delay.begin,
     )
