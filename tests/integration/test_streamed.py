@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import zlib
 from typing import TYPE_CHECKING, Any, Final
 
@@ -542,6 +543,30 @@ def test_memory_is_what_there_is_and_never_above_the_budget(tmp_path: Path) -> N
             next(iter(dataset))
         dataset.close()
         app.wait_until(lambda: not budget.held_bytes and not budget.guaranteed_bytes)
+
+
+def test_slots_come_before_shards_that_are_read_ahead(tmp_path: Path) -> None:
+    """Three shards side by side take up what the slots need, and more than one is not necessary."""
+    rng = random.Random(1)
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for shard in range(3):
+        content = [(f"{shard}/{number}.jpg", rng.randbytes(700_000)) for number in range(4)]
+        (folder / f"s-{shard}.tgz").write_bytes(shard_of("tgz", content))
+    stream = Stream(source(folder, fields=["jpg"]), Sequential(batch_size=2))
+    with AppThread(memory="11MiB") as app:
+        dataset = DaemonDataset(app.socket, stream)
+        keys = [key for batch in dataset for key in batch.sample_keys]
+        assert keys == [f"{shard}/{number}" for shard in range(3) for number in range(4)]
+        dataset.close()
+    # Too little for one shard ends the stream as well, and is not tried for minutes.
+    with AppThread(memory="7MiB") as app:
+        dataset = DaemonDataset(app.socket, stream)
+        with pytest.raises(
+            errors.BudgetError, match=r"needs \d+ bytes; the budget is 7340032 bytes"
+        ):
+            list(dataset)
+        dataset.close()
 
 
 # ---- what is refused before anything is read -------------------------------------------------

@@ -390,10 +390,11 @@ class Feed:
         slot_bytes = largest.weight
         # Making room may shed batches of this feed, which then have to fit into the new slots.
         self._room_bytes = min(self._room_bytes, slot_bytes)
-        self.pool.resize(
-            slot_bytes,
-            need=f"epoch {largest.segment} of feed {self.name} needs slots of {slot_bytes} bytes",
-        )
+        if isinstance(self.planner, StreamedPlanner):
+            self.planner.resize(self.pool, slot_bytes, self.name)
+        else:
+            need = f"epoch {largest.segment} of feed {self.name} needs slots of {slot_bytes} bytes"
+            self.pool.resize(slot_bytes, need=need)
         self.largest, self._room_bytes = largest, slot_bytes
 
     async def _size_next(self) -> Largest:

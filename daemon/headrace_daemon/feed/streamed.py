@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from headrace.errors import HeadraceError, PlanError
+from headrace.errors import BudgetError, HeadraceError, PlanError
 from headrace.plans.cutter import Cutter
 from headrace.plans.engine import PlannedBatch
 from headrace.plans.program import Place
@@ -21,7 +21,7 @@ from headrace.plans.streamed import SAMPLE_BITS, Spot, StreamedProgram, sample_i
 from ..assemble.layout import room_of
 from ..errors import ObjectError, ObjectUnreadableError, SourceEmptyError
 from ..source.together import run_in_thread
-from .lanes import Lanes, LaneWork
+from .lanes import LANE_BYTES, Lanes, LaneWork
 from .planner import EpochEdge, Finish
 from .rooms import Rooms
 
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from headrace.plans.order import Indices
 
     from ..assemble.layout import Layout
+    from ..assemble.slots import SlotPool
     from ..fetch.fetcher import Fetcher
     from ..fetch.growing import GrowingMemory
     from ..source.shards.grouping import StreamedSample
@@ -162,6 +163,29 @@ class StreamedPlanner:
             self._lanes.stop()
             self._lanes = None
         self._tasks = None
+
+    # ---- memory --------------------------------------------------------------------------------
+
+    def resize(self, pool: SlotPool, slot_bytes: int, name: str) -> None:
+        """Use larger slots; where memory is short, those come before shards that are read ahead.
+
+        Args:
+            pool: Has the slots.
+            slot_bytes: Size of a slot from now on.
+            name: That of the feed.
+
+        Raises:
+            BudgetError: If not even one slot can be promised; not retryable.
+        """
+        need = f"a batch of feed {name}, whose shards are streamed, needs {slot_bytes} bytes"
+        try:
+            pool.resize(slot_bytes, need=need)
+        except BudgetError:
+            self.memory.make_way(LANE_BYTES)
+            try:
+                pool.resize(slot_bytes, need=need)
+            except BudgetError as error:
+                raise BudgetError(str(error), retryable=False) from None
 
     # ---- what comes next -----------------------------------------------------------------------
 

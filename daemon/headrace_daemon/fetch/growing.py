@@ -54,7 +54,8 @@ class GrowingMemory:
                 than is already.  Asked again after `wake`.
 
         Raises:
-            BudgetError: If more would have to be promised than the budget has.
+            BudgetError: If more would have to be promised than the budget has; not retryable, as
+                what was read up to here would have to be read again, and take up as much.
         """
         account = self._account
         while True:
@@ -62,12 +63,12 @@ class GrowingMemory:
             if wanted > account.guarantee and may_grow():
                 try:
                     self._grow(wanted)
-                except BudgetError:
+                except BudgetError as error:
                     self.make_room()
                     if account.held + num_bytes < wanted:
                         continue
                     if not self.leaving_bytes:
-                        raise
+                        raise BudgetError(str(error), retryable=False) from None
             if wanted <= account.guarantee and self._budget.try_hold(account, num_bytes):
                 self.held_bytes += num_bytes
                 return
@@ -81,6 +82,18 @@ class GrowingMemory:
             self._budget.change_guarantee(self._account, int(wanted * GROWTH), need=need)
         except BudgetError:
             self._budget.change_guarantee(self._account, wanted, need=need)
+
+    def make_way(self, least_bytes: int) -> None:
+        """Be promised no more than what stays held, so that another may be promised the rest.
+
+        Args:
+            least_bytes: What is promised in any case, if it was before.
+        """
+        before = self.leaving_bytes
+        self.make_room()
+        staying_bytes = self.held_bytes - (self.leaving_bytes - before)
+        guarantee = min(self._account.guarantee, max(least_bytes, staying_bytes))
+        self._budget.change_guarantee(self._account, guarantee, need=self._need)
 
     def release(self, num_bytes: int) -> None:
         """Hold less."""

@@ -31,8 +31,9 @@ def test_a_promise_grows_with_what_is_held(loop: Loop) -> None:
             "a quarter more is not there"
         )
         words = "the reading needs 1001 bytes; the budget is 1000 bytes .* raise memory to at least"
-        with pytest.raises(BudgetError, match=words):
+        with pytest.raises(BudgetError, match=words) as refused:
             await memory.hold(101, may_grow=lambda: True)
+        assert not refused.value.retryable
         memory.close()
         assert (budget.held_bytes, budget.guaranteed_bytes) == (0, 0)
 
@@ -89,3 +90,22 @@ def test_what_leaves_soon_is_waited_for(loop: Loop) -> None:
         memory.close()
 
     run(main(), loop)
+
+
+def test_what_is_promised_and_not_held_makes_way_for_others() -> None:
+    async def main() -> None:
+        budget, memory = await opened(1000, 100)
+        await memory.hold(600, may_grow=lambda: True)
+
+        def let_go() -> None:  # in the next turns
+            memory.leaving_bytes += 250
+
+        memory.make_room = let_go
+        memory.make_way(100)
+        assert (budget.held_bytes, budget.guaranteed_bytes) == (600, 350)
+        memory.make_room = lambda: memory.release(300)
+        memory.make_way(200)
+        assert (budget.held_bytes, budget.guaranteed_bytes) == (300, 300)
+        memory.close()
+
+    run(main(), "asyncio")
