@@ -486,6 +486,18 @@ def test_one_more_bad_shard_than_the_limit_ends_the_stream(app: AppThread, tmp_p
     dataset.close()
 
 
+def test_what_broke_off_is_named_where_no_sample_is_left(app: AppThread, tmp_path: Path) -> None:
+    folder = write(tmp_path / "data", "tgz", (0, 3, 3))
+    for number in (1, 2):
+        (folder / f"s-{number}.tgz").write_bytes(b"no gzip")
+    stream = Stream(source(folder), Sequential(batch_size=2), on_bad="skip")
+    dataset = DaemonDataset(app.socket, stream)
+    words = r"no sample is left of the 3 shards .*: 2 broke off before .*; shard s-1.tgz, byte 0"
+    with pytest.raises(errors.FeedError, match=words):
+        next(iter(dataset))
+    dataset.close()
+
+
 def test_several_readers_leave_nothing_out(app: AppThread, data: Path) -> None:
     stream = Stream(
         source(data / "small"), Sequential(batch_size=2), on_bad="skip", steps_per_epoch=3

@@ -263,16 +263,26 @@ class StreamedPlanner:
 
     def _end_lap(self, cutter: Cutter[_Entry]) -> None:
         if cutter.is_blank:
-            location = self._stream.stream.source.location
-            raise SourceEmptyError(
-                location,
-                f"the {len(self._rows)} shards of {location} have no sample with any of the fields "
-                f"{', '.join(self._work.source.fields or ())}: a sample has a name with a dot in "
-                "its last component, as in 000.jpg",
-            )
+            raise self._empty()
         cutter.end_lap()
         # It begins anew if there is another lap; if not, nobody asks.
         self._lanes = self._open_lanes(0, 0)
+
+    def _empty(self) -> SourceEmptyError:
+        location, count = self._stream.stream.source.location, len(self._rows)
+        if self._found:
+            error = next(iter(self._found.values()))
+            return SourceEmptyError(
+                location,
+                f"no sample is left of the {count} shards of {location}: {len(self._found)} broke "
+                f"off before their first one; {error}",
+            )
+        return SourceEmptyError(
+            location,
+            f"the {count} shards of {location} have no sample with any of the fields "
+            f"{', '.join(self._work.source.fields or ())}: a sample has a name with a dot in "
+            "its last component, as in 000.jpg",
+        )
 
     def _leave_out(self, lane: Lane, error: HeadraceError, num_given: int) -> None:
         """Leave out the rest of a shard that broke off.
