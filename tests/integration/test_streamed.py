@@ -498,6 +498,26 @@ def test_what_broke_off_is_named_where_no_sample_is_left(app: AppThread, tmp_pat
     dataset.close()
 
 
+def test_an_epoch_of_which_a_bad_shard_leaves_nothing_is_not_taken_up(
+    app: AppThread, tmp_path: Path
+) -> None:
+    folder = write(tmp_path / "data", "tgz", (4, 5))
+    stream = Stream(source(folder), Sequential(batch_size=3), on_bad="skip")
+    dataset = DaemonDataset(app.socket, stream)
+    state = [batch for batch, _ in zip(dataset, range(2), strict=False)][1].cursor.to_state()
+    dataset.close()
+    path = folder / "s-1.tgz"
+    rewrite(path, b"no gzip".ljust(path.stat().st_size))
+    dataset = DaemonDataset(app.socket, stream)
+    dataset.load_state_dict(state)
+    words = r"no step is left of epoch 0 .*; shard s-1.tgz, byte 0: .*go on with seek\(epoch=1\)"
+    with pytest.raises(errors.FeedError, match=words):
+        next(iter(dataset))
+    dataset.seek(epoch=1)
+    assert [key for batch in dataset for key in batch.sample_keys] == _keys(0, 4)
+    dataset.close()
+
+
 def test_several_readers_leave_nothing_out(app: AppThread, data: Path) -> None:
     stream = Stream(
         source(data / "small"), Sequential(batch_size=2), on_bad="skip", steps_per_epoch=3

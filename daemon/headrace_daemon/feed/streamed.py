@@ -141,6 +141,8 @@ class StreamedPlanner:
         topology = self._stream.topology
         self._epoch = place.epoch
         self._spot = Spot.of(place)
+        # Whether a step has to follow: a cursor within an epoch is not made behind its last one.
+        self._owes_step = place.step > 0 and not first and self._stride == 1
         self._cutter: Cutter[_Entry] = Cutter(
             self._program,
             place,
@@ -216,8 +218,11 @@ class StreamedPlanner:
             self._failure = error
         items: list[PlannedBatch | EpochEdge | Finish] = []
         while cutter.steps:
+            self._owes_step = False
             items.append(self._planned(cutter.steps.popleft()))
         if cutter.is_over:
+            if self._owes_step:
+                raise self._nothing_left(cutter)
             items.append(self._edge(cutter))
         return items
 
@@ -267,6 +272,16 @@ class StreamedPlanner:
         cutter.end_lap()
         # It begins anew if there is another lap; if not, nobody asks.
         self._lanes = self._open_lanes(0, 0)
+
+    def _nothing_left(self, cutter: Cutter[_Entry]) -> SourceEmptyError:
+        location, following = self._stream.stream.source.location, cutter.after.epoch
+        found = "".join(f"; {error}" for error in list(self._found.values())[:1])
+        return SourceEmptyError(
+            location,
+            f"no step is left of epoch {self._epoch} of {location} where the state stands, though "
+            f"there was one when it was taken: a shard is shorter now, or was left out{found}; "
+            f"restore it, or go on with seek(epoch={following})",
+        )
 
     def _empty(self) -> SourceEmptyError:
         location, count = self._stream.stream.source.location, len(self._rows)
