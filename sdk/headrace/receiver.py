@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_WAKE_S: Final = 1.0
+"""Who waits for a batch looks up this often, seconds: a Ctrl-C that comes at the moment in which
+CPython begins to wait for a lock is not seen before it ends."""
+
 FIRST_CONNECT_S: Final = 5.0
 """How long a first connection waits for a daemon that is just being started, seconds; a wrong path
 should not cost a user minutes."""
@@ -132,7 +136,12 @@ class Receiver:
             assert dictator.failure is not None
             self._failure = errors.without_frames(dictator.failure)
             raise dictator.failure
-        item = self._items.get()
+        while True:
+            try:
+                item = self._items.get(timeout=_WAKE_S)
+                break
+            except queue.Empty:
+                continue
         if isinstance(item, m.End):
             self._end = item
         if isinstance(item, BaseException):

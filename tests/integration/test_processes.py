@@ -149,7 +149,7 @@ def test_ctrl_c_while_the_daemon_hangs_ends_the_trainer(
     trainer = training(trainers, {**plain, "plan": _large(plain)}, daemon.socket, tmp_path)
     trainer.hear_until("step 0 0")
     daemon.freeze()
-    while trainer_is_busy(trainer):
+    while trainer.hear_soon():
         pass
     assert_one_interrupt(trainer)
     daemon.thaw()
@@ -160,18 +160,13 @@ def _large(plain: dict[str, Any]) -> dict[str, Any]:
     return {**plain["plan"], "batch_size": 1}
 
 
-def trainer_is_busy(trainer: Trainer) -> bool:
-    ready, _, _ = select.select([trainer._stdout], [], [], 0.2)
-    return bool(ready) and trainer.hear() != ""
-
-
 def test_ctrl_c_while_the_daemon_is_away_ends_the_trainer(
     trainers: Trainers, daemon: DaemonProcess, plain: dict[str, Any], tmp_path: Path
 ) -> None:
     trainer = training(trainers, {**plain, "plan": _large(plain)}, daemon.socket, tmp_path)
     trainer.hear_until("step 0 0")
     daemon.kill()
-    while trainer_is_busy(trainer):
+    while trainer.hear_soon():
         pass
     begun = time.monotonic()
     trainer.kill(signal.SIGINT)
@@ -185,17 +180,17 @@ def test_ctrl_c_that_is_caught_loses_nothing(trainers: Trainers, plain: dict[str
     with AppThread(reads=reads) as app:
         trainer = trainers.start("catch_interrupt", stream=plain, socket=app.socket)
         trainer.hear_until("step 2")
-        app.call(reads.close_gate)
-        heard = [f"step {step}" for step in range(3)]
+        app.call(reads.close_gate)  # few batches are read by now, by far not all
+        trainer.say()
+        heard = 3
+        while line := trainer.hear_soon():
+            assert line == f"step {heard}"
+            heard += 1
         trainer.kill(signal.SIGINT)
-        line = trainer.hear()
-        while line.startswith("step"):
-            heard.append(line)
-            line = trainer.hear()
-        assert line == f"interrupted before {len(heard)} with threads 1", trainer.stderr
+        assert trainer.hear() == f"interrupted before {heard} with threads 1", trainer.stderr
         app.call(reads.open_gate)
         trainer.say()
-        assert trainer.hear() == " ".join(map(str, range(len(heard), STEPS)))
+        assert trainer.hear() == " ".join(map(str, range(heard, STEPS)))
         assert trainer.wait() == 0
 
 

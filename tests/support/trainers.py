@@ -44,6 +44,12 @@ class Trainer:
         watcher.settimeout(DEADLINE_S)
         self.pid = int(watcher.recv(100))
 
+    def hear_soon(self) -> str:
+        """Return the next line; nothing if none comes soon, as the trainer waits for something."""
+        if b"\n" not in self._heard and not select.select([self._stdout], [], [], 0.2)[0]:
+            return ""
+        return self.hear()
+
     def hear(self) -> str:
         """Return the next line that it says; empty at its end."""
         while b"\n" not in self._heard:

@@ -225,11 +225,13 @@ def entry(batch: Batch) -> str:
 
 
 def catch_interrupt(*, stream: dict[str, Any], socket: str | None) -> None:
-    """Catch Ctrl-C, tell the state, and finish the epoch in a new pass."""
-    dataset = dataset_of(stream, socket)
+    """Wait behind step 2, catch Ctrl-C, tell the state, and finish the epoch in a new pass."""
+    dataset = dataset_of(stream, socket, prefetch_batches=1)
     try:
         for batch in dataset:
             tell("step", batch.meta["step"])
+            if batch.meta["step"] == 2:
+                listen()
     except KeyboardInterrupt:
         state = dataset.state_dict()
     tell("interrupted before", state["step"], "with threads", len(threading.enumerate()))
