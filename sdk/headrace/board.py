@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 
+from .conversion import prepare
 from .errors import CursorError, FeedError
 from .sharing import SharedFile
 
@@ -260,3 +261,6 @@ class Board(SharedFile):
         half = 1 - os.pread(self.descriptor, 1, 0)[0]
         os.pwrite(self.descriptor, len(data).to_bytes(4, "big") + data, 1 + half * _HALF_BYTES)
         os.pwrite(self.descriptor, bytes([half]), 0)
+
+
+prepare(Record)

@@ -15,6 +15,7 @@ from . import errors
 from .batch import unpack
 from .board import MAX_WORKERS, Ticket, birth_of_worker
 from .collate import apply
+from .conversion import prepare
 from .orphans import end_with_parent
 from .plans.cursor import Cursor
 from .protocol import Payload
@@ -346,3 +347,6 @@ def read_part_state(state: dict[str, Any], ticket: Ticket, world_size: int) -> P
             "under any"
         )
     return part
+
+
+prepare(PartState)

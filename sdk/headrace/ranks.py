@@ -17,6 +17,7 @@ import msgspec
 
 from . import errors
 from .client import Retry
+from .conversion import prepare
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -200,3 +201,6 @@ def _where(meeting: Meeting, one: tuple[int, Facts], other: tuple[int, Facts]) -
 
 def _place(facts: Facts) -> str:
     return f"epoch {facts.epoch} step {facts.step} (sample {facts.position} of its order)"
+
+
+prepare(Facts | Absence)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import msgspec
 
 from .checks import check_choice, check_flag, check_integer
+from .conversion import prepare
 from .errors import PlanError
 from .located import Located
 from .plans import Drawn, FromSampler, Plan, Sequential, ShardShuffled
@@ -240,3 +241,6 @@ class Stream(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
         """All sources: that of the stream under an empty name, and those of parts of the plan."""
         own = {} if isinstance(self.plan, FromSampler) else self.plan.sources
         return {"": self.source, **own}
+
+
+prepare(Stream, Source)

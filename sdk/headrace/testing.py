@@ -20,6 +20,7 @@ import numpy as np
 
 from . import errors
 from .client import ConnectionLostError
+from .conversion import prepare
 from .dictation import dictated
 from .manifest import Manifest
 from .plans import Cursor, Data, Plan, Seek, Sequential
@@ -449,3 +450,6 @@ class _FakeSession:
             "lengths": lengths.tobytes(),
         }
         return header, b"".join(values)
+
+
+prepare(LedgerEntry)

@@ -12,6 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from ..checks import check_integer
+from ..conversion import prepare
 from ..errors import CursorError
 
 FORMAT: Final = 1
@@ -165,3 +166,6 @@ class Seek(msgspec.Struct, frozen=True, kw_only=True):
             )
         ((name, value),) = named.items()
         check_integer(f"seek {name}", value, 0, 2**63, CursorError)
+
+
+prepare(Cursor, Seek)

@@ -89,9 +89,12 @@ class _Props(msgspec.Struct):
     checksum: _Checksum = msgspec.field(default_factory=_Checksum)
 
 
+_decode = msgspec.json.Decoder(_Props).decode
+
+
 def _facts(answer: Answer) -> Facts:
     try:
-        props = msgspec.json.decode(answer.headers.get("Ais-Bucket-Props", "{}"), type=_Props)
+        props = _decode(answer.headers.get("Ais-Bucket-Props", "{}"))
     except (ValueError, RecursionError):
         # By way of a proxy, and by versions, it is right in any case.
         return Facts(is_native=False, sums_ranges=True)
