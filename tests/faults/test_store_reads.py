@@ -141,7 +141,7 @@ def test_by_way_of_a_proxy_it_takes_two(ais: Ais, loop: Loop) -> None:
 def test_a_slow_drip_ends_with_the_deadline(ais: Ais) -> None:
     ais.fault(Slow(1_000.0), target="any", path=f"b/{ONE}", times=None)
     with pytest.raises(StoreUnavailableError) as raised:
-        run(read_all(ais, deadline_s=0.5))
+        run(read_one(ais, deadline_s=0.5))
     assert f"object ais://b/{ONE} cannot be read" in str(raised.value)
     assert "within 0.5 s ([store] deadline_s)" in str(raised.value)
     assert len(gets(ais)) == 1, "it had all the time that there was"
