@@ -94,20 +94,26 @@ def test_a_state_is_a_position_between_any_two_items(app: AppThread, folder: Pat
     again.close()
 
 
-def refused(*_: Any) -> None:  # noqa: ANN401
-    raise DaemonUnavailableError("the daemon is away")
+def fail_to_begin(reader: AISShardReader, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Load a state from within a batch, and begin a pass in vain; return the state."""
+
+    def refuse(*_: Any) -> None:  # noqa: ANN401
+        raise DaemonUnavailableError("the daemon is away")
+
+    state = {**reader.state_dict(), "taken": 3}
+    reader.load_state_dict(state)
+    with monkeypatch.context() as patch:
+        patch.setattr(FeedPass, "_begin", refuse)
+        with pytest.raises(DaemonUnavailableError):
+            list(reader)
+    return state
 
 
 def test_a_pass_that_fails_to_begin_leaves_a_state_as_it_was(
     app: AppThread, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reader = AISShardReader(folder, socket=app.socket, samples_per_step=4)
-    state = {**reader.state_dict(), "taken": 3}
-    reader.load_state_dict(state)
-    with monkeypatch.context() as patch:
-        patch.setattr(FeedPass, "_begin", refused)
-        with pytest.raises(DaemonUnavailableError):
-            list(reader)
+    state = fail_to_begin(reader, monkeypatch)
     assert reader.state_dict() == state
     assert [key for key, _ in reader] == KEYS[3:]
     assert [key for key, _ in reader] == KEYS
@@ -119,12 +125,7 @@ def test_a_worker_whose_pass_fails_to_begin_leaves_nothing_out_of_the_next_epoch
 ) -> None:
     reader = AISShardReader(folder, socket=app.socket, samples_per_step=4)
     with posing_as_worker(0, 1, reader):
-        state = {**reader.state_dict(), "taken": 3}
-        reader.load_state_dict(state)
-        with monkeypatch.context() as patch:
-            patch.setattr(FeedPass, "_begin", refused)
-            with pytest.raises(DaemonUnavailableError):
-                list(reader)
+        state = fail_to_begin(reader, monkeypatch)
         assert reader.state_dict() == state
         assert [key for key, _ in reader] == KEYS
         assert reader.state_dict()["epoch"] == state["epoch"] + 1
